@@ -1,0 +1,238 @@
+"""What was found in one photo: boxes and scores, and what people do with them.
+
+Here live `Detections`, intersection over union and greedy suppression. Boxes are x1 y1 x2 y2 in pixels, in the photo's
+coordinates unless said otherwise. Before this module comes `dupnet.runtime`; `dupnet.evaluation` scores what it holds.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, overload
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image, ImageDraw, ImageFont
+
+from dupnet.errors import DataError, ImageError
+
+Boxes = NDArray[np.float32]
+SUFFIXES = (".json", ".csv", ".png", ".jpg", ".jpeg")
+"""What `Detections.save` can write."""
+
+
+class Detection(NamedTuple):
+    """One box `(4,) float32` x1 y1 x2 y2 and its score."""
+
+    box: Boxes
+    score: float
+
+
+@dataclass(frozen=True, eq=False)
+class Detections:
+    """Boxes and scores of one photo, the surest first. Nothing found is an empty `Detections`, never None.
+
+    Attributes:
+        xyxy: `(n, 4) float32`, x1 y1 x2 y2 in pixels of the photo.
+        scores: `(n,) float32` in [0, 1], descending; ties keep the order in which they were given.
+        image: the photo, `(h, w, 3) uint8` RGB, if it is at hand; `plot` and `crops` need it.
+
+    Example:
+        >>> faces = Detections([[8, 8, 40, 48], [50, 9, 60, 22]], [0.6, 0.9])
+        >>> [round(score, 2) for box, score in faces]
+        [0.9, 0.6]
+        >>> len(faces[faces.scores >= 0.7])
+        1
+    """
+
+    xyxy: Boxes
+    scores: NDArray[np.float32]
+    image: NDArray[np.uint8] | None = None
+
+    def __post_init__(self) -> None:
+        scores = np.asarray(self.scores, np.float32).reshape(-1)
+        xyxy = np.asarray(self.xyxy, np.float32)
+        if xyxy.shape != (len(scores), 4) and xyxy.size + len(scores) > 0:
+            raise DataError(f"{len(scores)} scores need boxes of shape ({len(scores)}, 4), not {xyxy.shape}")
+        if not (np.isfinite(xyxy).all() and np.isfinite(scores).all()):
+            raise DataError("boxes and scores must be finite")
+        order = np.argsort(-scores, kind="stable")
+        object.__setattr__(self, "xyxy", xyxy.reshape(-1, 4)[order])
+        object.__setattr__(self, "scores", scores[order])
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def __iter__(self) -> Iterator[Detection]:
+        return (Detection(box, float(score)) for box, score in zip(self.xyxy, self.scores))
+
+    @overload
+    def __getitem__(self, index: int) -> Detection: ...
+    @overload
+    def __getitem__(self, index: slice | NDArray[np.bool_] | NDArray[np.integer]) -> Detections: ...
+    def __getitem__(self, index: int | slice | NDArray[np.bool_] | NDArray[np.integer]) -> Detection | Detections:
+        if isinstance(index, (int, np.integer)):
+            return Detection(self.xyxy[index], float(self.scores[index]))
+        return Detections(self.xyxy[index], self.scores[index], self.image)
+
+    def __repr__(self) -> str:
+        return f"Detections({len(self)} boxes" + (f", best {self.scores[0]:.2f})" if len(self) else ")")
+
+    def plot(self, image: NDArray[np.uint8] | Image.Image | None = None) -> Image.Image:
+        """Draw boxes and scores over a copy of the photo.
+
+        Lines run outside the boxes and labels stand where they cover no face; a label that finds no such place inside
+        the photo is left out.
+
+        Args:
+            image: what to draw on, of the size of the photo; the photo itself by default.
+
+        Raises:
+            ImageError: there is no photo to draw on.
+        """
+        if isinstance(image, Image.Image):
+            return _draw(image.convert("RGB"), self)
+        return _draw(Image.fromarray(self._photo(image)), self)
+
+    def crops(self, margin: float = 0.0) -> list[NDArray[np.uint8]]:
+        """Cut the boxes out of the photo.
+
+        Args:
+            margin: added on each side, as a part of the box's width and height; the photo's border cuts it.
+
+        Returns:
+            One `(h, w, 3) uint8` array a box, in the boxes' order, at least one pixel each.
+        """
+        photo = self._photo(None)
+        height, width = photo.shape[:2]
+        size = self.xyxy[:, 2:] - self.xyxy[:, :2]
+        low = np.floor(self.xyxy[:, :2] - margin * size).clip(0, [width - 1, height - 1]).astype(int)
+        high = np.ceil(self.xyxy[:, 2:] + margin * size).clip(low + 1, [width, height]).astype(int)
+        return [photo[y1:y2, x1:x2].copy() for (x1, y1), (x2, y2) in zip(low, high)]
+
+    def to_list(self) -> list[dict[str, list[float] | float]]:
+        """Plain data: one `{"box": [x1, y1, x2, y2], "score": s}` a face; boxes to 1/100 pixel, scores to 6 decimals."""
+        return [{"box": [round(float(v), 2) for v in box], "score": round(score, 6)} for box, score in self]
+
+    def to_json(self) -> str:
+        """`to_list` as one line of JSON."""
+        return json.dumps(self.to_list())
+
+    def to_csv(self) -> str:
+        """A header and one line `x1,y1,x2,y2,score` a face."""
+        rows = [[*(f"{v:.2f}" for v in box), f"{score:.6f}"] for box, score in self]
+        return "".join(",".join(row) + "\n" for row in [["x1", "y1", "x2", "y2", "score"], *rows])
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write JSON, CSV or the plotted photo, as the suffix says (.json .csv .png .jpg). The file appears whole or not at all.
+
+        Raises:
+            DataError: another suffix, or the file cannot be written.
+            ImageError: a picture is asked for and there is no photo to draw on.
+        """
+        path = Path(path)
+        suffix = path.suffix.lower()
+        if suffix not in SUFFIXES:
+            raise DataError(f"{path}: the name must end in one of {' '.join(SUFFIXES)}")
+        picture = self.plot() if suffix in (".png", ".jpg", ".jpeg") else None
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            if picture is not None:
+                picture.save(part, **({"format": "PNG"} if suffix == ".png" else {"format": "JPEG", "quality": 92}))
+            else:
+                part.write_text(self.to_csv() if suffix == ".csv" else self.to_json() + "\n", encoding="utf-8")
+            os.replace(part, path)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
+        finally:
+            part.unlink(missing_ok=True)
+
+    def _photo(self, image: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
+        photo = self.image if image is None else image
+        if photo is None:
+            raise ImageError("these detections carry no photo; give Detections one as image=")
+        return photo
+
+
+def iou(a: ArrayLike, b: ArrayLike) -> Boxes:
+    """Intersection over union of each box of `a` with each of `b`; 0 where both are empty.
+
+    Args:
+        a: `(n, 4)` x1 y1 x2 y2.
+        b: `(m, 4)`.
+
+    Returns:
+        `(n, m) float32`.
+
+    Example:
+        >>> iou([[0, 0, 2, 2]], [[1, 0, 3, 2]]).round(3).tolist()
+        [[0.3330000042915344]]
+    """
+    one, two = np.asarray(a, np.float32).reshape(-1, 1, 4), np.asarray(b, np.float32).reshape(1, -1, 4)
+    shared = np.clip(np.minimum(one[..., 2:], two[..., 2:]) - np.maximum(one[..., :2], two[..., :2]), 0, None).prod(-1)
+    area_one, area_two = (np.clip(box[..., 2:] - box[..., :2], 0, None).prod(-1) for box in (one, two))
+    union = area_one + area_two - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def nms(xyxy: ArrayLike, scores: ArrayLike, *, threshold: float) -> NDArray[np.int64]:
+    """Greedy non-maximum suppression (docs/arithmetic.md, "Grid to boxes").
+
+    Args:
+        xyxy: `(n, 4)` x1 y1 x2 y2.
+        scores: `(n,)`; of equal ones the first is taken first.
+        threshold: a box goes if its intersection over union with a kept one exceeds this.
+
+    Returns:
+        Indices of the kept boxes, by descending score.
+    """
+    boxes = np.asarray(xyxy, np.float32).reshape(-1, 4)
+    rest = np.argsort(-np.asarray(scores, np.float32), kind="stable")
+    kept = []
+    while len(rest):
+        best, rest = rest[0], rest[1:]
+        kept.append(best)
+        rest = rest[iou(boxes[best], boxes[rest])[0] <= threshold]
+    return np.array(kept, np.int64)
+
+
+_LINE, _EDGE = (255, 214, 10), (24, 24, 24)
+"""A colour that skin, cloth and sky rarely have, and the dark rim that makes it visible on a light ground."""
+
+
+def _draw(picture: Image.Image, faces: Detections) -> Image.Image:
+    draw = ImageDraw.Draw(picture)
+    width, height = picture.size
+    line = max(1, round(max(picture.size) / 400))
+    font = ImageFont.load_default(max(9, round(max(picture.size) / 60)))
+    boxes = [tuple(round(float(v)) for v in box) for box in faces.xyxy]
+    for rim, colour in ((1 + line // 4, _EDGE), (0, _LINE)):
+        for x1, y1, x2, y2 in boxes:
+            outline = (x1 - line - rim, y1 - line - rim, x2 + line + rim, y2 + line + rim)
+            draw.rectangle(outline, outline=colour, width=line + 2 * rim)
+    taken = np.array([(x1 - line, y1 - line, x2 + line, y2 + line) for x1, y1, x2, y2 in boxes], float).reshape(-1, 4)
+    for (x1, y1, x2, y2), score in zip(boxes, faces.scores):
+        text = f"{score:.2f}"
+        left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
+        w, h, gap = int(right - left) + 2 * line + 2, int(bottom - top) + 2 * line + 2, 2 * line + 1
+        places = [(x, y) for y in (y1 - gap - h, y2 + gap) for x in (x1 - line, x2 + line - w)]
+        places += [(x, y) for x in (x2 + gap, x1 - gap - w) for y in (y1 - line, y2 + line - h)]
+        if min(x2 - x1, y2 - y1) > 6 * max(w, h):  # a face so large that a corner of its box is free
+            places += [(max(x1, 0) + line, max(y1, 0) + line)]
+        for x, y in places:
+            label = np.array((x, y, x + w, y + h), float)
+            inside = x >= 0 and y >= 0 and x + w <= width and y + h <= height
+            own = len(places) == 9 and (x, y) == places[-1]
+            if inside and (own or not _overlaps(label, taken)):
+                draw.rectangle((x, y, x + w - 1, y + h - 1), fill=_EDGE)
+                draw.text((x + line + 1 - left, y + line + 1 - top), text, fill=_LINE, font=font)
+                taken = np.vstack([taken, label])
+                break
+    return picture
+
+
+def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
+    return bool(np.any((box[:2] < others[:, 2:]).all(1) & (others[:, :2] < box[2:]).all(1)))
