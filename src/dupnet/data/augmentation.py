@@ -1,0 +1,171 @@
+"""From an annotated photo to a training crop: zoom, crop, flip, colours.
+
+Everything random comes from the generator that the caller hands in, so a crop is a function of (photo, seed).
+Coordinates follow the pixels exactly: a box is where the resized face is.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dupnet.data.sample import Sample
+from dupnet.errors import SpecError
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How crops are made. All sizes in pixels of the crop.
+
+    Attributes:
+        crop_px: side of the square crop.
+        zoom_probability: share of crops that bring one random face to a random size; the others show the photo as a whole, at a
+            random scale.
+        face_px: (smallest, largest) height that a zoomed face gets, log-uniform.
+        zoom_max: a photo is enlarged at most this often.
+        fit: (smallest, largest) scale of the whole photo, relative to just fitting into the crop. No crop of either kind shows a
+            photo smaller than the first of them, so that little of a crop is empty.
+        mosaic: probability that a crop is a mosaic of 2x2 crops of half the size: more faces, and smaller ones.
+        aspect: largest relative change of the aspect ratio.
+        small_px: faces whose longer side is below this become ignore regions.
+        visible: faces of which less than this share lies in the crop become ignore regions.
+        flip, gray: probabilities.
+        brightness, contrast, gain: largest relative change of each; gain is per colour channel.
+    """
+
+    crop_px: int = 320
+    zoom_probability: float = 0.7
+    face_px: tuple[float, float] = (10.0, 260.0)
+    zoom_max: float = 3.0
+    fit: tuple[float, float] = (0.7, 1.6)
+    mosaic: float = 0.5
+    aspect: float = 0.1
+    small_px: float = 8.0
+    visible: float = 0.4
+    flip: float = 0.5
+    gray: float = 0.1
+    brightness: float = 0.3
+    contrast: float = 0.3
+    gain: float = 0.15
+
+    def __post_init__(self) -> None:
+        if self.crop_px % 32 or not 32 <= self.crop_px <= 2048:
+            raise SpecError(f"augmentation: crop_px must be a multiple of 32 in 32 to 2048, not {self.crop_px}")
+        for name in ("face_px", "fit"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise SpecError(f"augmentation: {name} must be (low, high) with 0 < low <= high, not {(low, high)}")
+        for name in ("zoom_probability", "mosaic", "flip", "gray", "visible", "aspect", "brightness", "contrast", "gain"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SpecError(f"augmentation: {name} must be in [0, 1], not {getattr(self, name)}")
+
+
+FACE, IGNORE = 1, 2
+"""Kinds of a box in a crop."""
+
+
+def augment(
+    photo: NDArray[np.uint8], sample: Sample, how: Augmentation, rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
+    """Make one crop of one photo.
+
+    Args:
+        photo: `(h, w, 3) uint8` RGB.
+        sample: its annotation.
+        how: sizes and probabilities.
+        rng: the only source of randomness.
+
+    Returns:
+        The crop `(crop_px, crop_px, 3) uint8`, boxes `(n, 4) float32` x1 y1 x2 y2 clipped to the crop, and their kinds
+        `(n,) uint8`, `FACE` or `IGNORE`. Parts of the crop outside the photo are black.
+    """
+    scale_xy, offset = _window(photo, sample, how, rng)
+    boxes, kinds = _boxes(sample, scale_xy, offset, how)
+    crop = np.zeros((how.crop_px, how.crop_px, 3), np.uint8)
+    (left, top, right, bottom), part = _shown(photo, scale_xy, offset, how.crop_px)
+    if part is not None:
+        pixels = np.asarray(part.point(_colours(how, rng)))
+        if rng.random() < how.gray:
+            luma = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
+            pixels = luma.astype(np.uint8)[:, :, None]
+        crop[top:bottom, left:right] = pixels
+    if rng.random() < how.flip:
+        crop = crop[:, ::-1]
+        boxes = boxes[:, [2, 1, 0, 3]] * np.float32([-1, 1, -1, 1]) + np.float32([how.crop_px, 0, how.crop_px, 0])
+    return crop, boxes, kinds
+
+
+def join(
+    parts: list[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]],
+) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
+    """Four crops of equal size as one mosaic, in reading order."""
+    side = parts[0][0].shape[0]
+    crops = [part[0] for part in parts]
+    pixels = np.concatenate([np.concatenate(crops[:2], axis=1), np.concatenate(crops[2:], axis=1)])
+    places = np.float32([[0, 0], [side, 0], [0, side], [side, side]])
+    boxes = np.concatenate([part[1] + np.tile(place, 2) for part, place in zip(parts, places)])
+    return pixels, boxes, np.concatenate([part[2] for part in parts])
+
+
+def _window(photo: NDArray[np.uint8], sample: Sample, how: Augmentation, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+    """Scale (x, y) of the photo, and where its corner lies in the crop."""
+    side, size = how.crop_px, np.array([photo.shape[1], photo.shape[0]])
+    fit = side / max(size)
+    stretch = np.exp(rng.uniform(-1, 1) * np.log1p(how.aspect) / 2)
+    stretch_xy = np.array([stretch, 1 / stretch])
+    faces = sample.boxes[~sample.ignore]
+    if len(faces) and rng.random() < how.zoom_probability:
+        face = faces[rng.integers(len(faces))]
+        wanted = np.exp(rng.uniform(*np.log(how.face_px)))
+        scale = min(max(wanted / max(face[3] - face[1], 1.0), how.fit[0] * fit), how.zoom_max) * stretch_xy
+        slack = side - size * scale
+        offset = rng.uniform(0.1, 0.9, 2) * side - (face[:2] + face[2:]) / 2 * scale
+        offset = np.clip(offset, np.minimum(slack, 0), np.maximum(slack, 0))
+    else:
+        scale = min(fit * np.exp(rng.uniform(*np.log(how.fit))), how.zoom_max) * stretch_xy
+        offset = rng.random(2) * (side - size * scale)
+    return scale, np.rint(offset)
+
+
+def _shown(
+    photo: NDArray[np.uint8], scale_xy: NDArray, offset: NDArray, side: int
+) -> tuple[tuple[int, int, int, int], Image.Image | None]:
+    """The part of the crop that the photo fills (left, top, right, bottom), and its pixels."""
+    size = np.array([photo.shape[1], photo.shape[0]])
+    left, top, right, bottom = (int(v) for v in np.rint(np.clip([*offset, *(offset + size * scale_xy)], 0, side)))
+    if right <= left or bottom <= top:
+        return (left, top, right, bottom), None
+    source = (np.array([left, top, right, bottom]) - np.tile(offset, 2)) / np.tile(scale_xy, 2)
+    source = np.clip(source, 0, np.tile(size, 2))
+    # Only the needed rows and columns become a PIL image, with a margin for the filter's support.
+    margin = np.ceil(1 / scale_xy.min()) + 1
+    x0, y0 = np.maximum(source[:2] - margin, 0).astype(int)
+    x1, y1 = np.minimum(np.ceil(source[2:] + margin), size).astype(int)
+    image = Image.fromarray(np.ascontiguousarray(photo[y0:y1, x0:x1]))
+    box = tuple(np.minimum(source - [x0, y0, x0, y0], [*image.size, *image.size]))
+    return (left, top, right, bottom), image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box)
+
+
+def _boxes(sample: Sample, scale_xy: NDArray, offset: NDArray, how: Augmentation) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """The boxes that the crop shows."""
+    boxes = sample.boxes * np.tile(scale_xy, 2) + np.tile(offset, 2)
+    area = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+    clipped = np.clip(boxes, 0, how.crop_px)
+    size = clipped[:, 2:] - clipped[:, :2]
+    shown = size.min(1, initial=np.inf) > 0.5
+    small = (boxes[:, 2:] - boxes[:, :2]).max(1, initial=0) < how.small_px
+    hidden = size.prod(1) < how.visible * area
+    kinds = np.where(sample.ignore | small | hidden, IGNORE, FACE).astype(np.uint8)
+    return clipped[shown].astype(np.float32), kinds[shown]
+
+
+def _colours(how: Augmentation, rng: np.random.Generator) -> list[int]:
+    """A look-up table of 3 x 256 entries: brightness, contrast and a gain for each channel in one pass over the pixels."""
+    brightness, contrast = 1 + rng.uniform(-1, 1, 2) * (how.brightness, how.contrast)
+    gains = 1 + rng.uniform(-1, 1, 3) * how.gain
+    levels = np.arange(256)
+    table = ((levels - 128) * contrast + 128)[None, :] * (brightness * gains)[:, None]
+    return np.clip(np.rint(table), 0, 255).astype(int).ravel().tolist()

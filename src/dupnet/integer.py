@@ -1,0 +1,137 @@
+"""The integer model: the waist of the hourglass, plain data.
+
+Everything before it (specs, networks, training) ends here; everything after it (reference, packed file, C core, exports)
+starts here and knows neither torch nor floats, except for the head's scales. What the numbers mean is defined in
+docs/arithmetic.md and computed, slowly, by `dupnet.reference`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dupnet.errors import ConversionError
+from dupnet.spec import HeadSpec
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """Convolution, max-pool and thresholds over integers.
+
+    Attributes:
+        weights: `(filters, stored_channels, kernel, kernel) int16`, odd integers in `±(2^weight_bits - 1)`: the template.
+        weight_bits, input_bits: 1 to 8.
+        weight_copies: how often the template's channels are tiled.
+        map_copies: how often the input map's channels are tiled.
+        pool: 1 (none) or 2 (2x2 max-pool after the convolution).
+        thresholds: `(filters, 2^output_bits - 1) int32`, ascending; `level = #(accumulator >= t)`. None in the last
+            stage, whose accumulators are the grid.
+    """
+
+    weights: NDArray[np.int16]
+    weight_bits: int
+    input_bits: int
+    weight_copies: int
+    map_copies: int
+    pool: int
+    thresholds: NDArray[np.int32] | None
+
+    @property
+    def filters(self) -> int:
+        return self.weights.shape[0]
+
+    @property
+    def kernel(self) -> int:
+        return self.weights.shape[2]
+
+    @property
+    def in_channels(self) -> int:
+        """Channels of the map that is read, before duplication."""
+        return self.weights.shape[1] * self.weight_copies // self.map_copies
+
+    @property
+    def output_bits(self) -> int:
+        """Bits of a level of the output map; 0 for the grid."""
+        return 0 if self.thresholds is None else (self.thresholds.shape[1] + 1).bit_length() - 1
+
+    @property
+    def accumulator_max(self) -> int:
+        """Largest accumulator that any weights and levels of these shapes can give; the smallest is its negative."""
+        weights = self.kernel**2 * self.in_channels * self.map_copies
+        return weights * (2**self.weight_bits - 1) * (2**self.input_bits - 1)
+
+
+@dataclass(frozen=True, eq=False)
+class IntegerModel:
+    """A detector in integers.
+
+    Attributes:
+        name: 1 to 64 bytes of UTF-8.
+        stages: in the order of execution; each reads the map of the one before, the first reads the image's levels.
+        head: anchors and decoding.
+        scale, bias: `(6 * anchors,) float32`; the grid's real values are `scale * accumulator + bias`.
+        default_size_px: long side of the network's input unless the user says otherwise.
+        default_score: lowest score kept unless the user says otherwise.
+    """
+
+    name: str
+    stages: tuple[Stage, ...]
+    head: HeadSpec
+    scale: NDArray[np.float32]
+    bias: NDArray[np.float32]
+    default_size_px: int
+    default_score: float
+
+    @cached_property
+    def stride(self) -> int:
+        """Pixels of the input map per cell of the grid; the input map's sides are multiples of it."""
+        return int(np.prod([stage.pool for stage in self.stages]))
+
+
+def validate(model: IntegerModel) -> IntegerModel:
+    """Return `model` unchanged if every rule of docs/format.md holds.
+
+    Raises:
+        ConversionError: names the stage, the rule and the values found.
+    """
+
+    def check(true: bool, message: str) -> None:
+        if not true:
+            raise ConversionError(f"integer model {model.name!r}: {message}")
+
+    check(1 <= len(model.name.encode()) <= 64 and model.name.isprintable(), "name must be 1 to 64 bytes without control characters")
+    check(1 <= len(model.stages) <= 64, f"1 to 64 stages are possible, not {len(model.stages)}")
+    check(32 <= model.default_size_px <= 8192, f"default size must be 32 to 8192 pixels, not {model.default_size_px}")
+    check(0 <= model.default_score <= 1, f"default score must be in [0, 1], not {model.default_score}")
+    check(model.stride <= 64, f"the product of all pools must be at most 64, not {model.stride}")
+    channels, bits = 3, 8
+    for number, stage in enumerate(model.stages, 1):
+        where, last = f"stage {number}: ", number == len(model.stages)
+        check(stage.weights.ndim == 4 and stage.weights.shape[2] == stage.weights.shape[3], where + f"weights of shape {stage.weights.shape}")
+        check(stage.kernel in (1, 3, 5, 7), where + f"kernel must be 1, 3, 5 or 7, not {stage.kernel}")
+        check(stage.pool in (1, 2), where + f"pool must be 1 or 2, not {stage.pool}")
+        check(1 <= stage.weight_bits <= 8 and 1 <= stage.input_bits <= 8, where + "weights and input must have 1 to 8 bits")
+        check(1 <= stage.weight_copies <= 64 and 1 <= stage.map_copies <= 64, where + "1 to 64 copies are possible")
+        check(1 <= stage.filters <= 4096 and 1 <= stage.in_channels <= 4096, where + "1 to 4096 channels are possible")
+        tiled = stage.weights.shape[1] * stage.weight_copies
+        check(tiled == channels * stage.map_copies, where + f"filters have {tiled} channels, the map before has {channels} x {stage.map_copies}")
+        check(stage.input_bits == bits, where + f"reads {stage.input_bits}-bit levels, the map before has {bits} bits")
+        check(stage.accumulator_max < 2**31, where + f"accumulators up to {stage.accumulator_max} need more than 32 bits")
+        limit = 2**stage.weight_bits - 1
+        odd = bool(np.all(stage.weights % 2 == 1)) and bool(np.all(np.abs(stage.weights) <= limit))
+        check(odd, where + f"weights must be odd integers in ±{limit}")
+        check((stage.thresholds is None) == last, where + "exactly the last stage has no thresholds")
+        if stage.thresholds is not None:
+            t, bound = stage.thresholds, stage.accumulator_max
+            check(t.shape == (stage.filters, 2**stage.output_bits - 1) and 1 <= stage.output_bits <= 8, where + f"thresholds of shape {t.shape}")
+            check(bool(np.all(t[:, :-1] <= t[:, 1:])), where + "thresholds must ascend")
+            check(bool(np.all((t >= -bound) & (t <= bound + 1))), where + f"thresholds must be in [{-bound}, {bound + 1}]")
+        channels, bits = stage.filters, stage.output_bits
+    check(model.stages[-1].pool == 1, "the last stage cannot pool")
+    check(channels == 6 * len(model.head.anchors), f"the grid has {channels} channels, {len(model.head.anchors)} anchors need 6 each")
+    for what, values in (("scale", model.scale), ("bias", model.bias)):
+        check(values.shape == (channels,) and bool(np.all(np.isfinite(values))), f"head {what} must be {channels} finite numbers")
+    return model

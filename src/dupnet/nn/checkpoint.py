@@ -1,0 +1,76 @@
+"""Networks on disk: spec, options and weights in one file of plain data and tensors, read without executing anything."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from dupnet import spec as model_spec
+from dupnet.errors import CheckpointError, SpecError
+from dupnet.nn.network import Network, NetworkOptions
+
+KIND = "dupnet network 1"
+
+
+def write(path: str | Path, content: dict[str, Any]) -> None:
+    """Write `content` (plain data and tensors) so that a complete file is there or the old one is untouched."""
+    part = Path(f"{path}.{os.getpid()}.part")
+    part.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with open(part, "wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """Read what `write` wrote.
+
+    Raises:
+        CheckpointError: no such file, damaged, or not one of ours.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{path}: not a readable checkpoint: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+    if not isinstance(content, dict) or content.get("kind") != KIND:
+        raise CheckpointError(f"{path}: a file that torch can read, but not a checkpoint of dupnet ({KIND!r})")
+    return content
+
+
+def describe(network: Network) -> dict[str, Any]:
+    """What a checkpoint holds about a network, weights included."""
+    return {
+        "kind": KIND,
+        "spec": model_spec.to_dict(network.spec),
+        "options": asdict(network.options),
+        "weights": {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items()},
+    }
+
+
+def save(network: Network, path: str | Path) -> None:
+    """Write a network: spec, options, weights and batch-norm statistics."""
+    write(path, describe(network))
+
+
+def load(path: str | Path) -> Network:
+    """Read a network, in evaluation mode. From a checkpoint of a training run it is the averaged weights that are returned, if it has them.
+
+    Raises:
+        CheckpointError: the file is not a checkpoint, or its weights do not fit its spec.
+    """
+    content = read(path)
+    try:
+        network = Network(model_spec.from_dict(content["spec"]), NetworkOptions(**content["options"]))
+        network.load_state_dict(content.get("average") or content["weights"])
+    except (KeyError, TypeError, RuntimeError, SpecError) as error:
+        raise CheckpointError(f"{path}: spec and weights do not fit: {str(error).splitlines()[0]}") from None
+    return network.eval()

@@ -1,0 +1,160 @@
+"""A network from a spec: the float side of a detector, whose evaluation mode is exact integers.
+
+Order in a stage: convolution, max-pool, batch norm, activation. The batch norm's slope is kept non-negative, so the levels
+rise with the accumulator, pooling commutes with everything behind it, and pooling first costs a quarter of the work.
+Before: `dupnet.spec`. After: `dupnet.training` (weights), `dupnet.conversion` (integers).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from dupnet.nn.duplication import DuplicatedConv2d
+from dupnet.nn.quantizers import HWGQ, PACT, LeakyReLU, Quantized
+from dupnet.spec import FULL, ModelSpec
+
+
+@dataclass(frozen=True)
+class NetworkOptions:
+    """How a spec is trained, where the spec leaves it open. None of these changes a byte of the model's size.
+
+    Attributes:
+        activation: `"pact"` (learned bounds) or `"hwgq"` (fixed steps).
+        pact_bound: where the learned bounds start.
+        gradient: of duplicates, `"mean"` as in the paper or `"sum"`.
+        standardize_weights, spread_copies: see `DuplicatedConv2d`.
+    """
+
+    activation: Literal["pact", "hwgq"] = "pact"
+    pact_bound: float = 2.0
+    gradient: Literal["mean", "sum"] = "mean"
+    standardize_weights: bool = True
+    spread_copies: bool = True
+
+
+class BatchNorm(nn.BatchNorm2d):
+    """Batch norm with a non-negative slope, evaluated as one multiplication and one addition.
+
+    In evaluation mode both are separate float32 operations, so that every device and every tensor shape rounds alike and
+    the thresholds that are read off this function hold everywhere.
+    """
+
+    def slope_and_shift(self) -> tuple[Tensor, Tensor]:
+        assert self.running_mean is not None and self.running_var is not None
+        slope = self.weight.detach().abs() * (self.running_var + self.eps).rsqrt()
+        return slope, self.bias.detach() - self.running_mean * slope
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training:
+            return F.batch_norm(x, self.running_mean, self.running_var, self.weight.abs(), self.bias, True, self.momentum or 0.0, self.eps)
+        slope, shift = self.slope_and_shift()
+        return x * slope.view(1, -1, 1, 1) + shift.view(1, -1, 1, 1)
+
+
+class Stage(nn.Module):
+    """Convolution, max-pool, batch norm, activation. Reads and gives levels where it is quantized, floats elsewhere.
+
+    The convolution's real-valued output is its accumulator times weight scale times input step. The batch norm removes any
+    such factor, so the stage leaves it out and normalizes the accumulators themselves.
+    """
+
+    def __init__(self, conv: DuplicatedConv2d, pool: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.pool, self.activation = conv, pool, activation
+        self.norm = BatchNorm(conv.out_channels)
+
+    def activate(self, pooled: Tensor) -> Tensor:
+        """Batch norm and activation of pooled accumulators."""
+        y = self.activation(self.norm(pooled))
+        return y.levels if isinstance(y, Quantized) else y
+
+    def forward(self, x: Tensor) -> Tensor:
+        accumulators = self.conv.accumulate(x)
+        return self.activate(F.max_pool2d(accumulators, 2) if self.pool == 2 else accumulators)
+
+
+class GridLayer(nn.Module):
+    """The last convolution, with a learned scale and bias for each grid channel."""
+
+    def __init__(self, conv: DuplicatedConv2d) -> None:
+        super().__init__()
+        self.conv = conv
+        inputs = conv.kernel_size**2 * conv.in_channels * conv.map_copies
+        # Levels have a mean square near 2 and signs are +-1, so this starts the grid with values of about unit size.
+        self.scale = nn.Parameter(torch.full((conv.out_channels,), 1.0 if conv.weight_bits == FULL else (2 * inputs) ** -0.5))
+        self.bias = nn.Parameter(torch.zeros(conv.out_channels))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv.accumulate(x) * self.scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+
+class Network(nn.Module):
+    """The detector of a spec.
+
+    Args:
+        spec: what to build.
+        options: how to train what the spec leaves open.
+
+    Example:
+        >>> from dupnet import zoo
+        >>> network = Network(zoo.get("dupnet-tinier-yolo"))
+        >>> network(torch.zeros(1, 3, 64, 96, dtype=torch.uint8)).shape
+        torch.Size([1, 30, 4, 6])
+    """
+
+    def __init__(self, spec: ModelSpec, options: NetworkOptions | None = None) -> None:
+        super().__init__()
+        self.spec, self.options = spec, options or NetworkOptions()
+        convs = [self._conv(number) for number in range(len(spec.layers))]
+        reads = [layer.input_bits for layer in spec.layers[1:]]
+        self.stages = nn.ModuleList(
+            Stage(conv, layer.pool, self._activation(bits)) for conv, layer, bits in zip(convs, spec.layers, reads)
+        )
+        self.grid = GridLayer(convs[-1])
+        with torch.no_grad():  # a face is rare: start with a low objectness
+            self.grid.bias.view(-1, 6)[:, 4] = -4.0
+
+    def _conv(self, number: int) -> DuplicatedConv2d:
+        layer, options = self.spec.layers[number], self.options
+        return DuplicatedConv2d(
+            self.spec.in_channels[number],
+            layer.filters,
+            layer.kernel,
+            weight_bits=layer.weight_bits,
+            weight_copies=layer.weight_copies,
+            map_copies=layer.map_copies,
+            gradient=options.gradient,
+            standardize_weights=options.standardize_weights and layer.weight_bits != FULL,
+            spread_copies=options.spread_copies and options.standardize_weights and layer.weight_bits == 1 and layer.weight_copies == 1,
+        )
+
+    def _activation(self, bits: int) -> nn.Module:
+        if bits == FULL:
+            return LeakyReLU()
+        return PACT(bits, self.options.pact_bound) if self.options.activation == "pact" else HWGQ(bits)
+
+    def prepare(self, image: Tensor) -> Tensor:
+        """`(n, 3, h, w)` uint8 or integer-valued floats to what the first layer reads: levels, or `pixel / 255` for a float layer."""
+        x = image.float().contiguous(memory_format=torch.channels_last)
+        return x / 255 if self.spec.layers[0].input_bits == FULL else x
+
+    def maps(self, image: Tensor) -> Iterator[Tensor]:
+        """The output of every stage (levels where quantized), and last the grid's accumulators."""
+        x = self.prepare(image)
+        for stage in self.stages:
+            x = stage(x)
+            yield x
+        yield self.grid.conv.accumulate(x)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """`(n, 3, h, w)` pixels 0..255, sides multiples of the stride, to the grid's real values `(n, 6 anchors, h / stride, w / stride)`."""
+        x = self.prepare(image)
+        for stage in self.stages:
+            x = stage(x)
+        return self.grid(x)

@@ -1,0 +1,249 @@
+"""What a detector is, without its weights: frozen, checked data that comes from TOML and goes back to it.
+
+A spec says everything that decides the cost of a model and nothing about how it is trained (that is a recipe).
+Read next: `dupnet.zoo` (the specs that ship), `dupnet.cost` (what they cost), `dupnet.nn.network` (a network from a spec).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from dupnet.errors import SpecError
+
+FULL = 32
+"""Bits of a float: a layer with 32-bit weights or a 32-bit input is full precision there."""
+
+
+@dataclass(frozen=True)
+class LayerSpec:
+    """One convolution, stride 1, "same" padding, with what follows it: batch norm, activation, optional max-pool.
+
+    Attributes:
+        filters: output channels.
+        kernel: 1, 3, 5 or 7 pixels.
+        pool: 2 for a 2x2 max-pool after the convolution, 1 for none.
+        weight_bits: 1 to 8, or 32 for float weights.
+        input_bits: bits of the levels that the layer reads: 1 to 8, or 32 for floats. The first layer reads 8-bit pixels.
+        weight_copies: the filters' channels are stored once and tiled this often (1 = no duplication).
+        map_copies: the input map's channels are tiled this often (1 = no duplication).
+    """
+
+    filters: int
+    kernel: int = 3
+    pool: int = 1
+    weight_bits: int = 1
+    input_bits: int = 2
+    weight_copies: int = 1
+    map_copies: int = 1
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise SpecError(f"layer: {field.name} must be an integer, not {value!r}")
+        if not 1 <= self.filters <= 4096:
+            raise SpecError(f"layer: filters must be 1 to 4096, not {self.filters}")
+        if self.kernel not in (1, 3, 5, 7):
+            raise SpecError(f"layer: kernel must be 1, 3, 5 or 7, not {self.kernel}")
+        if self.pool not in (1, 2):
+            raise SpecError(f"layer: pool must be 1 or 2, not {self.pool}")
+        for name in ("weight_bits", "input_bits"):
+            if getattr(self, name) not in (*range(1, 9), FULL):
+                raise SpecError(f"layer: {name} must be 1 to 8 or {FULL}, not {getattr(self, name)}")
+        for name in ("weight_copies", "map_copies"):
+            if not 1 <= getattr(self, name) <= 64:
+                raise SpecError(f"layer: {name} must be 1 to 64, not {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class HeadSpec:
+    """How the grid becomes boxes (docs/arithmetic.md, "Grid to boxes").
+
+    Attributes:
+        anchors: (width, height) of each anchor in pixels of the network's input.
+        centre_scale: 1 as in YOLOv2; 2 lets a centre leave its cell by half a cell.
+    """
+
+    anchors: tuple[tuple[float, float], ...]
+    centre_scale: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.anchors) <= 16:
+            raise SpecError(f"head: 1 to 16 anchors are possible, not {len(self.anchors)}")
+        for anchor in self.anchors:
+            if len(anchor) != 2 or not all(isinstance(v, (int, float)) and 0 < v <= 8192 for v in anchor):
+                raise SpecError(f"head: an anchor is [width, height], each above 0 and at most 8192 pixels, not {anchor!r}")
+        if not 1 <= self.centre_scale <= 4:
+            raise SpecError(f"head: centre_scale must be 1 to 4, not {self.centre_scale}")
+
+    @property
+    def channels(self) -> int:
+        """Channels of the grid: x, y, w, h, objectness, class for each anchor."""
+        return 6 * len(self.anchors)
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """A YOLOv2-style detector: a chain of layers and a head.
+
+    Attributes:
+        name: how the zoo, files and tables call it.
+        about: one sentence for people.
+        layers: in the order of execution; the last one gives the grid.
+        head: anchors and decoding.
+        default_size_px: long side of the network's input in pixels.
+        default_score: lowest score that a detector keeps by default.
+    """
+
+    name: str
+    layers: tuple[LayerSpec, ...]
+    head: HeadSpec
+    about: str = ""
+    default_size_px: int = 416
+    default_score: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not self.name.isprintable() or not 1 <= len(self.name.encode()) <= 64:
+            raise SpecError(f"name must be 1 to 64 printable bytes, not {self.name!r}")
+        if not 1 <= len(self.layers) <= 64:
+            raise SpecError(f"{self.name}: 1 to 64 layers are possible, not {len(self.layers)}")
+        if not 32 <= self.default_size_px <= 8192:
+            raise SpecError(f"{self.name}: default_size_px must be 32 to 8192, not {self.default_size_px}")
+        if not 0 <= self.default_score <= 1:
+            raise SpecError(f"{self.name}: default_score must be in [0, 1], not {self.default_score}")
+        if self.stride > 64:
+            raise SpecError(f"{self.name}: the product of all pools must be at most 64, not {self.stride}")
+        if self.layers[0].input_bits not in (8, FULL):
+            raise SpecError(f"{self.name}: layer 1 reads the 8-bit photo; its input_bits must be 8 or {FULL}, not {self.layers[0].input_bits}")
+        for number, (layer, channels) in enumerate(zip(self.layers, self.in_channels), 1):
+            if channels * layer.map_copies % layer.weight_copies:
+                raise SpecError(
+                    f"{self.name}: layer {number}: {channels} channels x {layer.map_copies} map copies are not a multiple of "
+                    f"{layer.weight_copies} weight copies"
+                )
+        last = self.layers[-1]
+        if last.pool != 1 or last.filters != self.head.channels:
+            raise SpecError(
+                f"{self.name}: the last layer needs pool 1 and {self.head.channels} filters (6 for each of "
+                f"{len(self.head.anchors)} anchors), not pool {last.pool} and {last.filters} filters"
+            )
+
+    @property
+    def in_channels(self) -> tuple[int, ...]:
+        """Channels of the map that each layer reads, before duplication."""
+        return (3, *(layer.filters for layer in self.layers[:-1]))
+
+    @property
+    def stored_channels(self) -> tuple[int, ...]:
+        """Channels of each layer's stored template."""
+        return tuple(c * layer.map_copies // layer.weight_copies for c, layer in zip(self.in_channels, self.layers))
+
+    @property
+    def stride(self) -> int:
+        """Pixels of the network's input per cell of the grid."""
+        product = 1
+        for layer in self.layers:
+            product *= layer.pool
+        return product
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether every layer is quantized, so that the model converts to integers."""
+        return all(FULL not in (layer.weight_bits, layer.input_bits) for layer in self.layers)
+
+
+def from_toml(text: str, *, source: str = "spec") -> ModelSpec:
+    """Parse a spec.
+
+    Args:
+        text: TOML with the fields of `ModelSpec`: `name`, `about`, ..., one `[[layers]]` table per layer, one `[head]`.
+        source: where the text came from, for messages.
+
+    Raises:
+        SpecError: not TOML, an unknown or missing key, or a value out of range.
+    """
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise SpecError(f"{source}: not valid TOML: {error}") from None
+    return from_dict(table, source=source)
+
+
+def load(path: str | Path) -> ModelSpec:
+    """Read a spec from a TOML file."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read: {error}") from None
+    return from_toml(text, source=str(path))
+
+
+def from_dict(table: dict[str, Any], *, source: str = "spec") -> ModelSpec:
+    """The inverse of `to_dict`."""
+    try:
+        table = dict(table)
+        layers, head = table.pop("layers", None), table.pop("head", None)
+        if not isinstance(layers, (list, tuple)) or not isinstance(head, dict):
+            raise SpecError("needs [[layers]] tables and a [head] table")
+        if not isinstance(table.get("name"), str):
+            raise SpecError("needs a name")
+        head = dict(head)
+        head["anchors"] = tuple(tuple(anchor) for anchor in head.get("anchors", ()))
+        return _build(ModelSpec, {**table, "layers": tuple(_build(LayerSpec, layer) for layer in layers), "head": _build(HeadSpec, head)})
+    except (SpecError, TypeError, AttributeError) as error:
+        raise SpecError(f"{source}: {error}") from None
+
+
+def _build(kind: Any, table: dict[str, Any]) -> Any:
+    known = {field.name for field in fields(kind)}
+    if unknown := sorted(set(table) - known):
+        raise SpecError(f"unknown key {unknown[0]!r} (known: {', '.join(sorted(known))})")
+    return kind(**table)
+
+
+def to_dict(spec: ModelSpec) -> dict[str, Any]:
+    """Plain data: what TOML, JSON and checkpoints hold."""
+    table = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in ("layers", "head")}
+    layers = [{field.name: getattr(layer, field.name) for field in fields(layer)} for layer in spec.layers]
+    head = {"anchors": [list(anchor) for anchor in spec.head.anchors], "centre_scale": spec.head.centre_scale}
+    return {**table, "layers": layers, "head": head}
+
+
+def to_toml(spec: ModelSpec) -> str:
+    """The spec as TOML text; `from_toml(to_toml(spec)) == spec`."""
+
+    def quote(value: object) -> str:
+        if isinstance(value, str):
+            return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        return repr(value)
+
+    table = to_dict(spec)
+    layers, head = table.pop("layers"), table.pop("head")
+    lines = [f"{key} = {quote(value)}" for key, value in table.items()]
+    for layer, given in zip(spec.layers, layers):
+        default = LayerSpec(filters=layer.filters)
+        lines += ["", "[[layers]]"]
+        lines += [f"{key} = {value}" for key, value in given.items() if key == "filters" or value != getattr(default, key)]
+    lines += ["", "[head]", *(f"{key} = {quote(value)}" for key, value in head.items())]
+    return "\n".join(lines) + "\n"
+
+
+def with_layers(spec: ModelSpec, name: str, changes: dict[int, dict[str, int]]) -> ModelSpec:
+    """A renamed copy with some layers changed.
+
+    Args:
+        spec: where to start.
+        name: of the new spec.
+        changes: layer number (1 is the first) to the fields that change.
+
+    Example:
+        >>> half = zoo.get("tinier-yolo-half")                                       # doctest: +SKIP
+        >>> with_layers(half, "half-8x", {n: {"weight_copies": 8} for n in (6, 7, 8)})  # doctest: +SKIP
+    """
+    if unknown := [number for number in changes if not 1 <= number <= len(spec.layers)]:
+        raise SpecError(f"{spec.name} has layers 1 to {len(spec.layers)}, not {unknown[0]}")
+    layers = tuple(replace(layer, **changes.get(number, {})) for number, layer in enumerate(spec.layers, 1))
+    return replace(spec, name=name, layers=layers)

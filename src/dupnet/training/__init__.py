@@ -1,0 +1,1 @@
+"""Training: recipes, targets, the region loss, the loop."""

@@ -1,0 +1,319 @@
+"""The training loop: batches in, weights out. It can be killed at any moment and goes on where it was.
+
+Processes: one on a CPU or a GPU by itself, any number under `torchrun` (each takes its share of every step's crops).
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from tqdm import tqdm
+
+from dupnet.data import wider
+from dupnet.data.photos import Photos
+from dupnet.errors import CheckpointError, SpecError
+from dupnet.nn import checkpoint
+from dupnet.nn.network import BatchNorm, Network
+from dupnet.training import recipe as recipes
+from dupnet.training.loss import region_loss
+from dupnet.training.recipe import Recipe
+from dupnet.training.targets import Crops, batches
+
+REESTIMATION_BATCHES = 60
+
+
+@dataclass(frozen=True)
+class Run:
+    """Where and how a recipe runs; nothing here changes what is learned (but for rounding, by device and compiler).
+
+    Attributes:
+        data: folder of a data set in WIDER's layout; its train split is used.
+        out: folder for checkpoints, metrics and TensorBoard events.
+        cache: folder for the decoded photos; None decodes them every time.
+        device: `"auto"`, `"cpu"`, `"cuda"`.
+        workers: loader processes.
+        compile: fuse the network with torch.compile (a minute at the start, faster afterwards).
+    """
+
+    data: Path
+    out: Path
+    cache: Path | None = None
+    device: str = "auto"
+    workers: int = 1
+    compile: bool = False
+
+    def torch_device(self) -> torch.device:
+        if self.device != "auto":
+            return torch.device(self.device)
+        local = int(os.environ.get("LOCAL_RANK", 0))
+        return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def learning_rate(recipe: Recipe, step: int) -> float:
+    """The learning rate of step `step` (0 is the first)."""
+    schedule, top = recipe.schedule, recipe.optimizer.learning_rate
+    if step < schedule.warmup_steps:
+        return top * (step + 1) / schedule.warmup_steps
+    if schedule.shape == "step":
+        return top * schedule.factor ** sum(step >= milestone for milestone in schedule.milestones)
+    progress = (step - schedule.warmup_steps) / max(1, recipe.steps - schedule.warmup_steps)
+    return top * (schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2)
+
+
+def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW or SGD; weight decay touches convolutions' weights only."""
+    options = recipe.optimizer
+    weights = [p for p in network.parameters() if p.ndim == 4]
+    others = [p for p in network.parameters() if p.ndim != 4]
+    groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if options.kind == "sgd":
+        return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum)
+    return torch.optim.AdamW(groups, lr=options.learning_rate)
+
+
+@torch.no_grad()
+def reestimate_batch_norm(network: Network, images: Iterator[Tensor]) -> None:
+    """Set the batch norms' statistics to the mean over `images` under the present weights (averaged weights never met a batch)."""
+    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    was_training = network.training
+    network.train()
+    for norm in norms:
+        norm.reset_running_stats()
+    for number, batch in enumerate(images, 1):
+        for norm in norms:
+            norm.momentum = 1 / number
+        network(batch)
+    for norm, momentum in zip(norms, momenta):
+        norm.momentum = momentum
+    network.train(was_training)
+
+
+class Trainer:
+    """One run's state: network, averaged network, optimizer, step."""
+
+    def __init__(self, recipe: Recipe, run: Run) -> None:
+        self.recipe, self.run = recipe, run
+        self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+        self.device = run.torch_device()
+        if self.world > 1 and not dist.is_initialized():
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        if self.device.type == "cuda":
+            # TF32 rounds a convolution's inputs to 10 bits of mantissa: levels, signs and 0..255 pass unchanged, sums stay float32.
+            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
+        torch.manual_seed(recipe.seed)
+        self.network = Network(recipe.spec, recipe.network)
+        if recipe.start_from:
+            start = checkpoint.load(recipe.start_from)
+            if [p.shape for p in start.parameters()] != [p.shape for p in self.network.parameters()]:
+                raise CheckpointError(f"{recipe.start_from}: holds a {start.spec.name!r}, whose weights do not fit {recipe.spec.name!r}")
+            self.network.load_state_dict(start.state_dict())
+        self.network = self.network.to(self.device, memory_format=torch.channels_last)
+        self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()} if recipe.ema else {}
+        self.optimizer = make_optimizer(self.network, recipe)
+        self.step = 0
+        self.photos = Photos(*wider.split(run.data, "train"), cache=run.cache)
+        crops = Crops(self.photos, recipe.augmentation, recipe.seed, recipe.weights)
+        self.crops = crops
+        module: nn.Module = self.network
+        if self.world > 1:
+            module = DistributedDataParallel(module, device_ids=[self.device.index] if self.device.type == "cuda" else None)
+        self.forward: Any = torch.compile(module) if run.compile else module
+
+    @property
+    def checkpoint_path(self) -> Path:
+        return self.run.out / "checkpoint.pt"
+
+    def save(self) -> None:
+        """Write everything that `resume` needs."""
+        content = checkpoint.describe(self.network)
+        content |= {"average": {k: v.cpu() for k, v in self.average.items()}, "optimizer": self.optimizer.state_dict()}
+        content |= {"step": self.step, "recipe": recipes.to_dict(self.recipe)}
+        checkpoint.write(self.checkpoint_path, content)
+
+    def resume(self) -> None:
+        """Go back to the last checkpoint.
+
+        Raises:
+            CheckpointError: it belongs to another recipe, or is damaged.
+        """
+        content = checkpoint.read(self.checkpoint_path)
+        if "step" not in content:
+            raise CheckpointError(f"{self.checkpoint_path}: holds a network but no training run to go on with")
+        if content["recipe"] != recipes.to_dict(self.recipe):
+            ours, theirs = recipes.to_dict(self.recipe), content["recipe"]
+            changed = sorted(key for key in ours if ours[key] != theirs.get(key))
+            raise CheckpointError(f"{self.checkpoint_path}: was written by another recipe; these differ: {', '.join(changed)}")
+        self.network.load_state_dict(content["weights"])
+        self.average = {k: v.to(self.device) for k, v in content["average"].items()}
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.step = content["step"]
+
+    def take_step(self, images: Tensor, boxes: Tensor, kinds: Tensor) -> dict[str, Tensor]:
+        """One optimizer step; returns the scalars to log (on the device, so that nothing waits)."""
+        recipe, spec = self.recipe, self.recipe.spec
+        rate = learning_rate(recipe, self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        images, boxes, kinds = (t.to(self.device, non_blocking=True) for t in (images, boxes, kinds))
+        seen = self.step * recipe.batch * self.world
+        losses = region_loss(self.forward(images), boxes, kinds, spec.head, spec.stride, recipe.loss, seen=seen)
+        self.optimizer.zero_grad(set_to_none=True)
+        losses.total.backward()  # type: ignore[no-untyped-call]
+        limit = recipe.optimizer.clip_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        self.optimizer.step()
+        self.step += 1
+        if self.average:
+            self._average()
+        total = losses.total.detach()
+        return {"loss": total, "box": losses.box, "objectness": losses.objectness, "mean_iou": losses.mean_iou, "gradient_norm": norm}
+
+    def _average(self) -> None:
+        """Exponential moving average of the weights; short at first, so that the start is forgotten."""
+        decay = min(self.recipe.ema, (1 + self.step) / (10 + self.step))
+        state = self.network.state_dict()
+        floats = [name for name, tensor in state.items() if tensor.is_floating_point()]
+        torch._foreach_lerp_([self.average[name] for name in floats], [state[name] for name in floats], 1 - decay)
+
+    def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """This process's batches of the steps `first` to `last - 1`."""
+        return batches(
+            self.crops, batch=self.recipe.batch, first_step=first, last_step=last, workers=self.run.workers, rank=self.rank, world=self.world
+        )
+
+    def finished(self) -> Network:
+        """The network to ship: averaged weights, batch norms estimated for them."""
+        network = Network(self.recipe.spec, self.recipe.network)
+        network.load_state_dict(self.average or self.network.state_dict())
+        network = network.to(self.device, memory_format=torch.channels_last)
+        # Batches past the run's end: never trained on, the same for every process.
+        images = (batch[0].to(self.device) for batch in self.batches(self.recipe.steps, self.recipe.steps + REESTIMATION_BATCHES))
+        reestimate_batch_norm(network, images)
+        return network.cpu().eval()
+
+
+class Metrics:
+    """Means of logged scalars, to a CSV file and to TensorBoard. A resumed run drops rows of steps that it will repeat."""
+
+    COLUMNS = ("step", "images", "seconds", "learning_rate", "loss", "box", "objectness", "mean_iou", "gradient_norm", "images_per_s")
+
+    def __init__(self, out: Path, first_step: int, stack: ExitStack) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        path = out / "metrics.csv"
+        rows = []
+        if first_step and path.exists():
+            with open(path, newline="") as old:
+                rows = [row for row in csv.DictReader(old) if row["step"] and int(row["step"]) <= first_step and None not in row.values()]
+        self.offset = float(rows[-1]["seconds"]) if rows else 0.0
+        self.file = stack.enter_context(open(path, "w", newline="", buffering=1))
+        self.writer = csv.DictWriter(self.file, self.COLUMNS)
+        self.writer.writeheader()
+        self.writer.writerows(rows)
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)  # type: ignore[no-untyped-call]
+        stack.callback(self.board.close)
+        self.sums: dict[str, Tensor] = {}
+        self.count, self.images, self.start = 0, 0, time.perf_counter()
+        self.since = self.start
+
+    def add(self, scalars: dict[str, Tensor], images: int) -> None:
+        for name, value in scalars.items():
+            self.sums[name] = self.sums.get(name, 0) + value
+        self.count, self.images = self.count + 1, self.images + images
+
+    def write(self, step: int, rate: float, seen: int) -> dict[str, float]:
+        now = time.perf_counter()
+        row = {name: float(value) / self.count for name, value in self.sums.items()}
+        row |= {"images_per_s": self.images / (now - self.since), "learning_rate": rate}
+        for name, value in row.items():
+            self.board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
+        self.writer.writerow({"step": step, "images": seen, "seconds": f"{self.offset + now - self.start:.1f}"} | {k: f"{v:.6g}" for k, v in row.items()})
+        self.sums, self.count, self.images, self.since = {}, 0, 0, now
+        return row
+
+
+def train(recipe: Recipe | str | Path, *, data: str | Path, out: str | Path, resume: bool = False, progress: bool = True, **how: Any) -> Network:
+    """Train a network.
+
+    Args:
+        recipe: a recipe, its path, or the name of one that ships.
+        data: folder of a data set in WIDER FACE's layout.
+        out: folder for `checkpoint.pt` (to resume), `network.pt` (the result), `metrics.csv` and TensorBoard events.
+        resume: go on from `out/checkpoint.pt`; the result is the same, bit for bit, as if nothing had happened.
+        progress: show a bar.
+        how: `cache`, `device`, `workers`, `compile` of `Run`.
+
+    Returns:
+        The trained network (averaged weights), in evaluation mode.
+
+    Raises:
+        SpecError, DataError, CheckpointError: what is wrong and where. FloatingPointError: the loss is no longer a number.
+    """
+    if not isinstance(recipe, Recipe):
+        recipe = recipes.load(recipe)
+    run = Run(Path(data), Path(out), **how)
+    if run.device.startswith("cuda") and not torch.cuda.is_available():
+        raise SpecError(f"device {run.device!r} was asked for, but torch {torch.__version__} finds no CUDA device")
+    path = run.out / "checkpoint.pt"
+    if path.exists() and not resume:
+        raise CheckpointError(f"{path} exists: resume that run, or choose another folder")
+    if resume and not path.exists():
+        raise CheckpointError(f"{path} does not exist: there is nothing to resume")
+    trainer = Trainer(recipe, run)
+    run.out.mkdir(parents=True, exist_ok=True)
+    if resume:
+        trainer.resume()
+    with ExitStack() as stack:
+        metrics = Metrics(run.out, trainer.step, stack) if trainer.rank == 0 else None
+        bar = stack.enter_context(
+            tqdm(total=recipe.steps * recipe.batch * trainer.world, initial=trainer.step * recipe.batch * trainer.world, unit="img",
+                 disable=not progress or trainer.rank > 0)
+        )  # fmt: skip
+        for batch in trainer.batches(trainer.step, recipe.steps):
+            scalars = trainer.take_step(*batch)
+            images = recipe.batch * trainer.world
+            bar.update(images)
+            if metrics:
+                metrics.add(scalars, images)
+                if trainer.step % 50 == 0 or trainer.step == recipe.steps:
+                    row = metrics.write(trainer.step, learning_rate(recipe, trainer.step - 1), trainer.step * images)
+                    if not math.isfinite(row["loss"]):
+                        raise FloatingPointError(f"the loss became {row['loss']} near step {trainer.step}; the last good checkpoint is {path}")
+                    bar.set_postfix(loss=f"{row['loss']:.3f}", iou=f"{row['mean_iou']:.3f}", refresh=False)
+                if trainer.step % recipe.checkpoint_steps == 0 or trainer.step == recipe.steps:
+                    trainer.save()
+    network = trainer.finished()
+    if trainer.rank == 0:
+        checkpoint.save(network, run.out / "network.pt")
+    return network
+
+
+def measure(recipe: Recipe, run: Run, *, steps: int = 20) -> dict[str, float]:
+    """How busy loading keeps the device: images/s of the bare network (one batch again and again) and of the whole loop."""
+    trainer = Trainer(replace(recipe, steps=10**9), run)
+    stream = trainer.batches(0, 2 * steps + 8)
+    batch = next(stream)
+    rates = {}
+    for name, feed in (("bare", [batch] * (steps + 4)), ("loop", stream)):
+        times = []
+        for item in feed:
+            trainer.take_step(*item)
+            if trainer.device.type == "cuda":
+                torch.cuda.synchronize()
+            times.append(time.perf_counter())
+        used = times[4:] if name == "bare" else times[-steps - 1 :]
+        rates[name] = (len(used) - 1) * recipe.batch / (used[-1] - used[0])
+    return rates

@@ -1,0 +1,171 @@
+"""The region loss: what a grid should have been.
+
+Two assignments share one computation. With `style="yolov2"` it is Darknet's region layer (squared errors, one anchor a face,
+the constants of tiny-yolo-voc.cfg); with `style="iou"` what detectors do today: every anchor of a fitting shape answers for a
+face, boxes learn by generalized IoU, objectness learns the IoU with a focal weight.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dupnet import head as grid_head
+from dupnet.data.augmentation import FACE, IGNORE
+from dupnet.errors import SpecError
+from dupnet.spec import HeadSpec
+
+
+@dataclass(frozen=True)
+class LossOptions:
+    """Attributes:
+    style: `"iou"` or `"yolov2"`.
+    box: weight of the boxes' loss (`"iou"`).
+    focal: exponent of the objectness' focal weight `|target - p|^focal` (`"iou"`).
+    shape_iou: anchors whose shape overlaps a face's by more than this answer for it, besides the best one (`"iou"`).
+    objectness_floor: an answering anchor's objectness target is its IoU, but at least this (`"iou"`).
+    free_iou: predictions that overlap a face by more than this are not punished for objectness.
+    ignore_overlap: predictions with more than this share of their area in one ignore region are not punished; 1 punishes all.
+    faces_max: at most this many faces of a photo count (Darknet: 30); 0 for all.
+    prior_photos: for so many photos, every box is drawn to its anchor (Darknet: 12,800) (`"yolov2"`).
+    object, no_object, coord: scales (`"yolov2"`; tiny-yolo-voc.cfg: 5, 1, 1).
+    rescore: objectness learns the IoU instead of 1 (`"yolov2"`).
+    """
+
+    style: Literal["iou", "yolov2"] = "iou"
+    box: float = 2.0
+    focal: float = 1.5
+    shape_iou: float = 0.45
+    objectness_floor: float = 0.5
+    free_iou: float = 0.5
+    ignore_overlap: float = 0.4
+    faces_max: int = 0
+    prior_photos: int = 12_800
+    object: float = 5.0
+    no_object: float = 1.0
+    coord: float = 1.0
+    rescore: bool = True
+
+    def __post_init__(self) -> None:
+        if self.style not in ("iou", "yolov2"):
+            raise SpecError(f"loss: style must be 'iou' or 'yolov2', not {self.style!r}")
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Scalars: the total to minimize, and its parts for the log."""
+
+    total: Tensor
+    box: Tensor
+    objectness: Tensor
+    faces: Tensor
+    mean_iou: Tensor
+
+
+def decode(grid: Tensor, head: HeadSpec, stride: int) -> tuple[Tensor, Tensor]:
+    """`dupnet.head.decode` in torch: boxes `(n, rows, columns, anchors, 4)` and the raw channels `(n, rows, columns, anchors, 6)`."""
+    n, _, rows, columns = grid.shape
+    v = grid.view(n, len(head.anchors), 6, rows, columns).permute(0, 3, 4, 1, 2)
+    anchors = grid.new_tensor(head.anchors)
+    cell = torch.stack(torch.meshgrid(torch.arange(columns, device=grid.device), torch.arange(rows, device=grid.device), indexing="xy"), -1)
+    k = head.centre_scale
+    centre = stride * (cell[:, :, None] + k * v[..., :2].sigmoid() - (k - 1) / 2)
+    size = anchors * v[..., 2:4].clamp(max=grid_head.LOG_SIZE_MAX).exp()
+    return torch.cat([centre - size / 2, centre + size / 2], -1), v
+
+
+def _area(boxes: Tensor) -> Tensor:
+    return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
+
+
+def _intersection(a: Tensor, b: Tensor) -> Tensor:
+    return (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
+
+
+def generalized_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """IoU and generalized IoU of boxes pairwise. Source: Rezatofighi et al., 2019."""
+    inter = _intersection(a, b)
+    union = (_area(a) + _area(b) - inter).clamp(min=1e-6)
+    hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1).clamp(min=1e-6)
+    iou = inter / union
+    return iou, iou - (hull - union) / hull
+
+
+def region_loss(
+    grid: Tensor, boxes: Tensor, kinds: Tensor, head: HeadSpec, stride: int, options: LossOptions, *, seen: int = 1 << 60
+) -> Losses:
+    """The loss of one batch.
+
+    Args:
+        grid: `(n, 6 anchors, rows, columns)`, real values.
+        boxes: `(n, m, 4)` x1 y1 x2 y2 in pixels of the crop.
+        kinds: `(n, m)`: 0 nothing, `FACE`, `IGNORE`.
+        head: anchors and `centre_scale`.
+        stride: pixels per cell.
+        options: see there.
+        seen: photos that the run has seen before this batch (for `prior_photos`).
+
+    Source: YOLO9000 (Redmon and Farhadi, 2016); the constants are those of Darknet's region layer.
+    """
+    n, _, rows, columns = grid.shape
+    predicted, v = decode(grid, head, stride)
+    face, ignore = kinds == FACE, kinds == IGNORE
+    if options.faces_max:
+        face = face & (face.cumsum(1) <= options.faces_max)
+
+    with torch.no_grad():  # which predictions are left alone
+        flat = predicted.reshape(n, -1, 1, 4)
+        inter = _intersection(flat, boxes[:, None])
+        iou = inter / (_area(flat) + _area(boxes)[:, None] - inter).clamp(min=1e-6)
+        covered = inter / _area(flat).clamp(min=1e-6)
+        free = ((iou > options.free_iou) & face[:, None]).any(-1) | ((covered > options.ignore_overlap) & ignore[:, None]).any(-1)
+        weight = (~free).float().view(n, rows, columns, len(head.anchors))
+
+    photo, number = face.nonzero(as_tuple=True)
+    truth = boxes[photo, number]
+    size = truth[:, 2:] - truth[:, :2]
+    cell = ((truth[:, :2] + truth[:, 2:]) / (2 * stride)).long()
+    column, row = cell[:, 0].clamp(0, columns - 1), cell[:, 1].clamp(0, rows - 1)
+    anchors = grid.new_tensor(head.anchors)
+    overlap = torch.minimum(size[:, None], anchors).prod(-1)
+    shape_iou = overlap / (size.prod(-1)[:, None] + anchors.prod(-1) - overlap).clamp(min=1e-6)
+    answers = F.one_hot(shape_iou.argmax(1), len(anchors)).bool()
+    if options.style == "iou":
+        answers |= shape_iou > options.shape_iou
+    which, anchor = answers.nonzero(as_tuple=True)
+    at = (photo[which], row[which], column[which], anchor)
+    iou, giou = generalized_iou(predicted[at], truth[which])
+    mean_iou = iou.detach().mean() if len(which) else grid.new_zeros(())
+    faces = face.sum()
+
+    if options.style == "iou":
+        # Two faces that fall on the same place: the target is the better IoU, as a maximum does not depend on the order.
+        target = torch.zeros_like(weight)
+        target = target.index_put(at, torch.zeros_like(iou.detach()))
+        flat_at = ((at[0] * rows + at[1]) * columns + at[2]) * len(anchors) + at[3]
+        target.view(-1).scatter_reduce_(0, flat_at, iou.detach().clamp(min=options.objectness_floor), "amax")
+        weight = weight.index_put(at, torch.ones_like(iou))
+        logits = v[..., grid_head.OBJECTNESS]
+        focal = (target - logits.detach().sigmoid()).abs() ** options.focal
+        objectness = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight * focal).sum()
+        share = max(float(len(which)), 1.0)
+        box, objectness = (1 - giou).sum() / share, objectness / share
+        return Losses(options.box * box + objectness, box.detach(), objectness.detach(), faces, mean_iou)
+
+    p = v[..., grid_head.OBJECTNESS].sigmoid()
+    none = options.no_object * weight * p.square()
+    found = options.rescore * iou.detach() + (1 - options.rescore)
+    objectness = none.sum() - none[at].sum() + options.object * (found - p[at]).square().sum()
+    k = head.centre_scale
+    centre = (truth[:, :2] + truth[:, 2:])[which] / (2 * stride) - torch.stack([at[2], at[1]], 1)
+    squared = (k * v[at][:, :2].sigmoid() - (k - 1) / 2 - centre).square() + (v[at][:, 2:4] - (size[which] / anchors[anchor]).log()).square()
+    relative = size[which].prod(-1) / (rows * columns * stride**2)
+    box = options.coord * ((2 - relative)[:, None] * squared).sum()
+    if seen < options.prior_photos:
+        prior = (k * v[..., :2].sigmoid() - k / 2).square() + v[..., 2:4].square()
+        box = box + 0.01 * prior.sum()
+    return Losses((box + objectness) / (2 * n), box.detach() / (2 * n), objectness.detach() / (2 * n), faces, mean_iou)

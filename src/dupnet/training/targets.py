@@ -1,0 +1,91 @@
+"""From photos to batches: which photo at which step, and its boxes as padded tensors.
+
+Example `i` of a run is a function of (seed, i) alone. So a run can stop anywhere and go on bit for bit, any number of
+loader processes gives the same batches, and several machines share one order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from dupnet.data.augmentation import Augmentation, augment, join
+from dupnet.data.photos import Photos
+from dupnet.errors import DataError
+
+
+Crop = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Pixels `(side, side, 3) uint8`, boxes `(n, 4) float32`, kinds `(n,) uint8`."""
+
+
+class Crops(Dataset[Crop]):
+    """An endless list of training crops.
+
+    Args:
+        photos: annotated photos.
+        how: the augmentation.
+        seed: of the run.
+        weights: how often photos of a folder are drawn relative to others, by the first part of the path; 1 if absent.
+    """
+
+    def __init__(self, photos: Photos, how: Augmentation, seed: int, weights: dict[str, float] | None = None) -> None:
+        self.photos, self.how, self.seed = photos, how, seed
+        self.part = replace(how, crop_px=how.crop_px // 2, face_px=(how.face_px[0], how.face_px[1] / 2))
+        share = np.array([(weights or {}).get(sample.photo.split("/")[0], 1.0) for sample in photos.samples])
+        if share.min() < 0 or share.sum() <= 0:
+            raise DataError("weights of the data's folders must be at least 0, and not all of them 0")
+        self.cumulative = np.cumsum(share) / share.sum()
+
+    def __getitem__(self, index: int) -> Crop:
+        rng = np.random.default_rng([self.seed, index])
+        if rng.random() < self.how.mosaic:
+            return join([self._crop(self.part, rng) for _ in range(4)])
+        return self._crop(self.how, rng)
+
+    def _crop(self, how: Augmentation, rng: np.random.Generator) -> Crop:
+        number = int(np.searchsorted(self.cumulative, rng.random(), side="right"))
+        number = min(number, len(self.cumulative) - 1)
+        return augment(self.photos.pixels(number), self.photos.samples[number], how, rng)
+
+
+def collate(items: list[Crop]) -> tuple[Tensor, Tensor, Tensor]:
+    """Crops to a batch.
+
+    Returns:
+        images `(n, 3, side, side) uint8` (channels last in memory), boxes `(n, m, 4) float32` and kinds `(n, m) uint8`
+        (0 = nothing), where `m` is the largest number of boxes of one crop, rounded up to a power of two.
+    """
+    images = torch.from_numpy(np.stack([item[0] for item in items])).permute(0, 3, 1, 2)
+    room = 1 << max(3, max(len(item[1]) for item in items) - 1).bit_length()
+    boxes = torch.zeros(len(items), room, 4)
+    kinds = torch.zeros(len(items), room, dtype=torch.uint8)
+    for row, (_, box, kind) in enumerate(items):
+        boxes[row, : len(box)], kinds[row, : len(box)] = torch.from_numpy(box), torch.from_numpy(kind)
+    return images, boxes, kinds
+
+
+def batches(
+    crops: Crops, *, batch: int, first_step: int, last_step: int, workers: int, rank: int = 0, world: int = 1
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Batches of the steps `first_step` to `last_step - 1`; process `rank` of `world` gets its share of each."""
+
+    def indices() -> Iterator[list[int]]:
+        for step in range(first_step, last_step):
+            start = (step * world + rank) * batch
+            yield list(range(start, start + batch))
+
+    return iter(
+        DataLoader(
+            crops,
+            batch_sampler=list(indices()),
+            collate_fn=collate,
+            num_workers=workers,
+            prefetch_factor=4 if workers else None,
+            pin_memory=torch.cuda.is_available(),
+        )
+    )
