@@ -1,0 +1,107 @@
+"""From a network to an integer model, without loss: the only module that sees both worlds.
+
+A stage's batch norm and quantizer are one rising function of the integer accumulator. The converter asks the network itself
+where that function steps up; it repeats no formula. So the thresholds are right by construction, rounding included.
+(The batch norm's slope is never negative here, see `dupnet.nn.network`; no filter has to be negated.)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dupnet import integer
+from dupnet.errors import ConversionError
+from dupnet.integer import IntegerModel
+from dupnet.nn import checkpoint
+from dupnet.nn.duplication import DuplicatedConv2d
+from dupnet.nn.network import Network, Stage
+
+EXACT_FLOAT = 2**24
+"""Below this, float32 holds every integer, so the network's accumulators are exact."""
+
+
+def convert(network: Network | str | Path) -> IntegerModel:
+    """Convert a network, or the checkpoint that holds it.
+
+    Raises:
+        ConversionError: a layer is full precision, or its accumulators are too large to be exact in float32.
+        CheckpointError: the file cannot be used.
+
+    Example:
+        >>> from dupnet import zoo
+        >>> model = convert(Network(zoo.get("dupnet-tinier-yolo")))
+        >>> model.stages[6].weights.shape, model.stages[6].thresholds.shape
+        ((256, 32, 3, 3), (256, 3))
+
+    Source: IFQ-Net's composition of convolution, batch norm and quantization.
+    """
+    if not isinstance(network, Network):
+        network = checkpoint.load(network)
+    spec = network.spec
+    if not spec.is_integer:
+        number = next(n for n, layer in enumerate(spec.layers, 1) if 32 in (layer.weight_bits, layer.input_bits))
+        raise ConversionError(f"{spec.name}: layer {number} is full precision; only fully quantized networks have an integer form")
+    was_training = network.training
+    network.eval()
+    stages = []
+    with torch.no_grad():
+        for number, layer in enumerate(spec.layers):
+            last = number + 1 == len(spec.layers)
+            module = network.grid if last else cast(Stage, network.stages[number])
+            stage = integer.Stage(
+                weights=_weights(module.conv),
+                weight_bits=layer.weight_bits,
+                input_bits=layer.input_bits,
+                weight_copies=layer.weight_copies,
+                map_copies=layer.map_copies,
+                pool=layer.pool,
+                thresholds=None,
+            )
+            if stage.accumulator_max >= EXACT_FLOAT:
+                raise ConversionError(
+                    f"{spec.name}: layer {number + 1}: accumulators up to {stage.accumulator_max} are not exact in float32 (2^24), "
+                    "in which the network computes them"
+                )
+            if not last:
+                bits = spec.layers[number + 1].input_bits
+                found = thresholds(cast(Stage, module), stage.accumulator_max, 2**bits - 1)
+                stage = integer.Stage(**{**stage.__dict__, "thresholds": found})
+            stages.append(stage)
+        scale, bias = network.grid.scale.numpy(force=True).copy(), network.grid.bias.numpy(force=True).copy()
+    network.train(was_training)
+    return integer.validate(
+        IntegerModel(spec.name, tuple(stages), spec.head, scale, bias, spec.default_size_px, spec.default_score),
+    )
+
+
+def _weights(conv: DuplicatedConv2d) -> NDArray[np.int16]:
+    return cast(NDArray[np.int16], conv.integer_weights().numpy(force=True).astype(np.int16))
+
+
+def thresholds(stage: Stage, bound: int, top: int) -> NDArray[np.int32]:
+    """The smallest accumulators at which a stage gives level 1, 2, ..., `top`, by bisection on the stage's own function.
+
+    Args:
+        stage: in evaluation mode.
+        bound: accumulators are in `[-bound, bound]`.
+        top: the highest level.
+
+    Returns:
+        `(filters, top) int32`, ascending; `bound + 1` where a level is never reached, `-bound` where it is reached by all.
+    """
+    device = next(stage.parameters()).device
+    level = torch.arange(1, top + 1, device=device).view(1, 1, 1, top)
+    low = torch.full((1, stage.conv.out_channels, 1, top), -bound, dtype=torch.int64, device=device)
+    high = torch.full_like(low, bound + 1)
+    while bool((low < high).any()):
+        middle = (low + high) // 2  # below high, so never bound + 1 while undecided
+        reached = stage.activate(middle.clamp(max=bound).float()) >= level
+        undecided = low < high
+        high = torch.where(undecided & reached, middle, high)
+        low = torch.where(undecided & ~reached, middle + 1, low)
+    return cast(NDArray[np.int32], low[0, :, 0].numpy(force=True).astype(np.int32))

@@ -1,0 +1,93 @@
+"""The promise checked on real photos: torch, the numpy reference and the C core give the same integer everywhere.
+
+Not a tolerance: the first difference is reported by its place and both values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dupnet import image as images
+from dupnet import packed, reference
+from dupnet.nn.network import Network
+from dupnet.runtime import Detector
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two implementations first disagree.
+
+    Attributes:
+        photo: path of the photo.
+        stage: 1 is the first.
+        channel, row, column: in the stage's map.
+        left, right: names of the two implementations.
+        left_value, right_value: what they say there.
+    """
+
+    photo: str
+    stage: int
+    channel: int
+    row: int
+    column: int
+    left: str
+    right: str
+    left_value: int
+    right_value: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.photo}: stage {self.stage}, channel {self.channel}, row {self.row}, column {self.column}: "
+            f"{self.left} has {self.left_value}, {self.right} has {self.right_value}"
+        )
+
+
+@dataclass(frozen=True)
+class Verification:
+    """Photos, stages and single values compared, and the first difference or None."""
+
+    photos: int
+    stages: int
+    values: int
+    difference: Difference | None
+
+
+def verify(path: str | Path, network: Network, photos: Iterable[str | Path], *, size: int | None = None) -> Verification:
+    """Compare every map of every stage on every photo: torch against the reference, the reference against the C core.
+
+    Args:
+        path: packed file.
+        network: the network that it was made from, in evaluation mode.
+        photos: paths.
+        size: long side of the network's input; None for the model's default.
+    """
+    model = packed.load(path)
+    detector = Detector(path)
+    count, values = 0, 0
+    for photo in photos:
+        pixels = images.to_input(images.read(photo), size or model.default_size_px, model.stride).pixels
+        with torch.no_grad():
+            torch_maps = [m[0].numpy() for m in network.maps(torch.from_numpy(pixels).permute(2, 0, 1)[None])]
+        numpy_maps, core_maps = reference.run(model, pixels), detector.maps(pixels)
+        count += 1
+        for left, right, pair in (("torch", "reference", (torch_maps, numpy_maps)), ("reference", "core", (numpy_maps, core_maps))):
+            for stage, (a, b) in enumerate(zip(*pair, strict=True), 1):
+                values += a.size
+                if (place := first_difference(a, b)) is not None:
+                    found = Difference(str(photo), stage, *place, left, right, int(a[place]), int(b[place]))
+                    return Verification(count, len(model.stages), values, found)
+    return Verification(count, len(model.stages), values, None)
+
+
+def first_difference(a: NDArray, b: NDArray) -> tuple[int, int, int] | None:
+    """Channel, row and column of the first unequal value of two maps `(channels, rows, columns)`, or None."""
+    if a.shape != b.shape:
+        raise ValueError(f"maps of different shapes: {a.shape} and {b.shape}")
+    unequal = np.argwhere(a != b)
+    return (int(unequal[0][0]), int(unequal[0][1]), int(unequal[0][2])) if len(unequal) else None
