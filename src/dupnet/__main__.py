@@ -1,0 +1,5 @@
+"""`python -m dupnet` is `dupnet`."""
+
+from dupnet.cli import main
+
+main()

@@ -1,0 +1,24 @@
+"""`dupnet convert`: a checkpoint to a packed file."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("checkpoint", type=click.Path(path_type=Path))
+@click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The packed file, FACE.dnet.")
+@click.option("--score", type=click.FloatRange(0, 1), help="Default score threshold to store.  [default: the spec's]")
+@click.option("--size", type=click.IntRange(32, 8192), help="Default long side of the network's input to store.  [default: the spec's]")
+def command(checkpoint: Path, output: Path, score: float | None, size: int | None) -> None:
+    """Convert CHECKPOINT to integers, without loss, and pack it."""
+    from dupnet import packed
+    from dupnet.conversion import convert
+
+    model = convert(checkpoint)
+    score, size = (model.default_score if score is None else score), size or model.default_size_px
+    packed.save(replace(model, default_score=score, default_size_px=size), output)
+    click.echo(f"{output}: {output.stat().st_size} bytes, {len(model.stages)} stages")

@@ -1,0 +1,37 @@
+"""`dupnet cost`: bytes, multiply-adds and memory of a model."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from dupnet.cli.parameters import SIZE_HW
+
+
+@click.command()
+@click.argument("model")
+@click.option("--size", type=SIZE_HW, default="608x608", show_default=True, help="Width x height of the network's input.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON: the totals, and a list of layers.")
+def command(model: str, size: tuple[int, int], as_json: bool) -> None:
+    """Print what MODEL costs: a name from the zoo, or a spec as a TOML file."""
+    from dupnet import cost, spec, zoo
+
+    result = cost.count(spec.load(model) if Path(model).suffix == ".toml" else zoo.get(model), size)
+    if as_json:
+        totals = {key: value for key, value in asdict(result.total).items() if key != "name"}
+        layers = [asdict(layer) for layer in result.layers]
+        click.echo(json.dumps({"model": result.model, "size_hw": result.size_hw, **totals, "layers": layers}, indent=2))
+        return
+    click.echo(f"{result.model} at {size[1]}x{size[0]} pixels\n")
+    click.echo(f"{'':8}{'weights':>12}{'file':>10}{'MACs':>12}{'paper':>12}{'after':>12}{'maps':>12}")
+    click.echo(f"{'':8}{'KB':>12}{'bytes':>10}{'million':>12}{'MFLOPs':>12}{'shortcuts':>12}{'KB':>12}")
+    for line in (*result.layers, result.total):
+        file = "-" if line.file_bytes is None else str(line.file_bytes)
+        click.echo(
+            f"{line.name:8}{line.weight_bytes / 1024:12.3f}{file:>10}{line.macs / 1e6:12.1f}{line.paper_mflops:12.1f}"
+            f"{line.effective_macs / 1e6:12.1f}{line.map_bytes / 1024:12.1f}"
+        )
+    click.echo("\nThe file has a header besides its layers; the total of the maps is the largest layer's (read + written).")

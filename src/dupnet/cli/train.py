@@ -1,0 +1,39 @@
+"""`dupnet train`: run a recipe, or go on with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+
+@click.command()
+@click.argument("recipe")
+@click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Data set in WIDER FACE's layout.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the run.  [default: runs/RECIPE]")
+@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps the photos decoded (3 bytes a pixel); loads faster.")
+@click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
+@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
+@click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Processes that load and augment.")
+@click.option("--compile", is_flag=True, help="Fuse the network with torch.compile.")
+@click.option("--measure", is_flag=True, help="Only print images/s of the bare network and of the whole loop.")
+def command(
+    recipe: str, data: Path, out: Path | None, cache: Path | None, resume: bool, device: str, workers: int, compile: bool, measure: bool
+) -> None:
+    """Train by RECIPE: a TOML file, or the name of one that ships.
+
+    The run's folder gets checkpoint.pt (to resume), network.pt (the result, for `dupnet convert`), metrics.csv and
+    TensorBoard events. For several processes or machines: torchrun --nproc-per-node 2 -m dupnet train ...
+    """
+    from dupnet.training import loop
+    from dupnet.training import recipe as recipes
+
+    checked = recipes.load(recipe)
+    out = out or Path("runs") / Path(recipe).stem
+    how = {"cache": cache, "device": device, "workers": workers, "compile": compile}
+    if measure:
+        rates = loop.measure(checked, loop.Run(data, out, **how))  # type: ignore[arg-type]
+        click.echo(f"bare network {rates['bare']:.1f} images/s, whole loop {rates['loop']:.1f} images/s ({rates['loop'] / rates['bare']:.0%})")
+        return
+    loop.train(checked, data=data, out=out, resume=resume, **how)
+    click.echo(f"{out / 'network.pt'}")

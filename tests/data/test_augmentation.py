@@ -1,0 +1,92 @@
+"""Crops: boxes stay on what they mark, and the same seed gives the same crop."""
+
+import numpy as np
+import pytest
+
+from dupnet.data.augmentation import FACE, IGNORE, Augmentation, augment, join
+from dupnet.data.sample import Sample
+from dupnet.errors import SpecError
+
+PLAIN = Augmentation(crop_px=128, face_px=(16, 60), gray=0, brightness=0, contrast=0, gain=0)
+
+
+def marked(seed: int, *, height: int = 150, width: int = 210) -> tuple[np.ndarray, Sample]:
+    """A dark photo whose one face is a bright rectangle."""
+    rng = np.random.default_rng(seed)
+    photo = rng.integers(0, 60, (height, width, 3), np.uint8)
+    w, h = rng.integers(20, 60, 2)
+    x, y = rng.integers(0, width - w), rng.integers(0, height - h)
+    photo[y : y + h, x : x + w] = 255
+    return photo, Sample("p", np.array([[x, y, x + w, y + h]], float), np.array([False]))
+
+
+def test_boxes_are_where_the_pixels_are() -> None:
+    checked = 0
+    for seed in range(60):
+        photo, sample = marked(seed)
+        crop, boxes, kinds = augment(photo, sample, PLAIN, np.random.default_rng(seed))
+        assert crop.shape == (128, 128, 3) and crop.dtype == np.uint8
+        bright = np.argwhere(crop.min(2) > 150)
+        if len(bright) == 0 or len(boxes) == 0:
+            continue
+        top, left = bright.min(0)
+        bottom, right = bright.max(0) + 1
+        np.testing.assert_allclose(boxes[0], [left, top, right, bottom], atol=2.5)
+        checked += 1
+    assert checked > 40
+
+
+def test_zoomed_faces_have_the_sizes_asked_for() -> None:
+    how = Augmentation(crop_px=128, zoom_probability=1, face_px=(30, 32), aspect=0, fit=(0.01, 1))
+    heights = []
+    for seed in range(20):
+        photo, sample = marked(seed)
+        _, boxes, kinds = augment(photo, sample, how, np.random.default_rng(seed))
+        if kinds[0] == FACE and boxes[0].min() > 0 and boxes[0].max() < 128:
+            heights.append(boxes[0, 3] - boxes[0, 1])
+    assert len(heights) > 5 and 29 < min(heights) and max(heights) < 33
+
+
+def test_same_generator_same_crop() -> None:
+    photo, sample = marked(3)
+    first, second = (augment(photo, sample, Augmentation(crop_px=128), np.random.default_rng(9)) for _ in range(2))
+    assert all(np.array_equal(a, b) for a, b in zip(first, second))
+
+
+def test_small_hidden_and_invalid_faces_are_ignored() -> None:
+    photo = np.zeros((100, 100, 3), np.uint8)
+    boxes = np.array([[10, 10, 13, 13], [-90, 10, 10, 60], [40, 40, 80, 80], [20, 70, 50, 95]], float)
+    sample = Sample("p", boxes, np.array([False, False, False, True]))
+    how = Augmentation(crop_px=96, zoom_probability=0, fit=(0.9, 1.0), flip=0, aspect=0)
+    _, _, kinds = augment(photo, sample, how, np.random.default_rng(0))
+    assert kinds.tolist() == [IGNORE, IGNORE, FACE, IGNORE]
+
+
+def test_outside_the_photo_is_black_whatever_the_colours() -> None:
+    how = Augmentation(crop_px=128, zoom_probability=0, fit=(0.5, 0.5), brightness=1, contrast=1, gain=1)
+    photo = np.full((40, 80, 3), 200, np.uint8)
+    crop, _, _ = augment(photo, Sample("p", np.zeros((0, 4)), np.zeros(0, bool)), how, np.random.default_rng(1))
+    assert (crop.max(2) == 0).mean() > 0.6
+
+
+def test_a_mosaic_moves_boxes_with_its_parts() -> None:
+    parts = [(np.full((64, 64, 3), n, np.uint8), np.float32([[1, 2, 3, 4]]), np.uint8([FACE])) for n in range(4)]
+    pixels, boxes, kinds = join(parts)
+    assert pixels.shape == (128, 128, 3) and pixels[0, 127, 0] == 1 and pixels[127, 0, 0] == 2
+    assert boxes.tolist() == [[1, 2, 3, 4], [65, 2, 67, 4], [1, 66, 3, 68], [65, 66, 67, 68]] and len(kinds) == 4
+
+
+@pytest.mark.parametrize("wrong", [{"crop_px": 100}, {"face_px": (0, 3)}, {"fit": (2, 1)}, {"flip": 2.0}])
+def test_impossible_augmentations_are_refused(wrong: dict) -> None:
+    with pytest.raises(SpecError):
+        Augmentation(**wrong)
+
+
+def test_extreme_photos_and_boxes() -> None:
+    rng = np.random.default_rng(0)
+    for height, width in [(1, 1), (1, 300), (300, 1), (2, 900)]:
+        photo = rng.integers(0, 256, (height, width, 3), np.uint8)
+        sample = Sample("p", np.array([[0.0, 0.0, width, height], [-1e4, -1e4, 1e4, 1e4]]), np.array([False, False]))
+        for seed in range(10):
+            crop, boxes, _ = augment(photo, sample, PLAIN, np.random.default_rng(seed))
+            assert crop.shape == (128, 128, 3) and np.isfinite(boxes).all()

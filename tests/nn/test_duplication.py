@@ -1,0 +1,91 @@
+"""The duplicated convolution against its literal definition: tile, then convolve."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from dupnet.nn import DuplicatedConv2d, Quantized
+
+
+def literal(layer: DuplicatedConv2d, levels: torch.Tensor) -> torch.Tensor:
+    weights = layer.integer_weights().repeat(1, layer.weight_copies, 1, 1)
+    return F.conv2d(levels.repeat(1, layer.map_copies, 1, 1), weights, padding=layer.kernel_size // 2)
+
+
+@pytest.mark.parametrize(("weight_copies", "map_copies"), [(1, 1), (4, 1), (1, 4), (2, 4), (4, 2), (8, 2), (3, 3)])
+@pytest.mark.parametrize("kernel_size", [1, 3])
+def test_the_shortcuts_change_no_integer(weight_copies: int, map_copies: int, kernel_size: int) -> None:
+    torch.manual_seed(1)
+    layer = DuplicatedConv2d(24, 10, kernel_size, weight_copies=weight_copies, map_copies=map_copies)
+    assert layer.weight.shape == (10, 24 * map_copies // weight_copies, kernel_size, kernel_size)
+    levels = torch.randint(0, 4, (2, 24, 5, 7)).float()
+    assert torch.equal(layer.accumulate(levels), literal(layer, levels))
+
+
+def test_copies_are_tiled_not_interleaved() -> None:
+    layer = DuplicatedConv2d(4, 1, 1, weight_copies=2)
+    with torch.no_grad():
+        layer.weight[:] = torch.tensor([1.0, -1.0]).view(1, 2, 1, 1)
+    channel = torch.eye(4).view(4, 4, 1, 1)  # picture i has a 1 in channel i
+    assert layer.accumulate(channel).flatten().tolist() == [1, -1, 1, -1]
+
+
+@pytest.mark.parametrize(("weight_copies", "map_copies"), [(4, 1), (1, 4), (4, 2)])
+def test_mean_gradient_is_the_sum_over_the_copies(weight_copies: int, map_copies: int) -> None:
+    grads = {}
+    for gradient in ("mean", "sum"):
+        torch.manual_seed(2)
+        layer = DuplicatedConv2d(8, 6, weight_copies=weight_copies, map_copies=map_copies, gradient=gradient)
+        levels = torch.randint(0, 4, (2, 8, 6, 6)).float().requires_grad_()
+        (layer.accumulate(levels) * torch.randn(2, 6, 6, 6)).sum().backward()
+        grads[gradient] = (layer.weight.grad, levels.grad)
+    torch.testing.assert_close(grads["mean"][0] * weight_copies, grads["sum"][0])
+    torch.testing.assert_close(grads["mean"][1] * map_copies, grads["sum"][1])
+
+
+def test_sum_gradient_of_float_weights_is_autograds() -> None:
+    torch.manual_seed(3)
+    layer = DuplicatedConv2d(8, 6, weight_bits=32, weight_copies=2, map_copies=1, gradient="sum")
+    x, out = torch.randn(1, 8, 5, 5), torch.randn(1, 6, 5, 5)
+    (layer.accumulate(x) * out).sum().backward()
+    ours, layer.weight.grad = layer.weight.grad, None
+    (literal(layer, x) * out).sum().backward()
+    torch.testing.assert_close(ours, layer.weight.grad)
+
+
+def test_real_values_are_accumulators_times_scale_times_step() -> None:
+    torch.manual_seed(4)
+    layer = DuplicatedConv2d(8, 6)
+    levels = torch.randint(0, 4, (1, 8, 5, 5)).float()
+    scale = layer.weight.abs().mean((1, 2, 3)).view(1, -1, 1, 1)
+    torch.testing.assert_close(layer(Quantized(levels, 0.538)), layer.accumulate(levels) * scale * 0.538)
+
+
+def test_the_gradient_of_plain_signs_is_that_of_the_scaled_weights() -> None:
+    torch.manual_seed(5)
+    layer = DuplicatedConv2d(4, 2)
+    levels, out = torch.randint(0, 4, (1, 4, 5, 5)).float(), torch.randn(1, 2, 5, 5)
+    (layer(levels) * out).sum().backward()
+    scaled = (layer.weight_scale() * torch.where(layer.weight >= 0, 1.0, -1.0)).detach().requires_grad_()
+    (F.conv2d(levels, scaled, padding=1) * out).sum().backward()
+    torch.testing.assert_close(layer.weight.grad, scaled.grad)
+
+
+def test_spread_copies_are_one_more_than_r_levels_and_stay_so() -> None:
+    torch.manual_seed(6)
+    layer = DuplicatedConv2d(8, 16, map_copies=4, standardize_weights=True, spread_copies=True)
+    optimizer = torch.optim.SGD(layer.parameters(), 0.5)
+    for _ in range(3):
+        levels = torch.randint(0, 4, (1, 8, 5, 5)).float()
+        layer.accumulate(levels).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        signs = layer.integer_weights().unflatten(1, (4, 8))
+        assert set(signs.sum(1).unique().tolist()) == {-4, -2, 0, 2, 4}
+        assert (signs[:, :-1] >= signs[:, 1:]).all(), "each copy's sign falls with its offset"
+
+
+@pytest.mark.parametrize("wrong", [{"kernel_size": 2}, {"weight_copies": 3}, {"gradient": "max"}, {"map_copies": 3, "spread_copies": True}])
+def test_impossible_layers_are_refused(wrong: dict) -> None:
+    with pytest.raises(ValueError):
+        DuplicatedConv2d(8, 8, **wrong)

@@ -1,0 +1,96 @@
+"""Networks from specs: exact integers in evaluation, gradients in training, files that come back."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from dupnet import zoo
+from dupnet.errors import CheckpointError
+from dupnet.nn import Network, NetworkOptions, checkpoint
+from dupnet.spec import with_layers
+
+
+def trained_a_little(network: Network) -> Network:
+    torch.manual_seed(0)
+    network.train()
+    for _ in range(2):
+        network(torch.randint(0, 256, (2, 3, 64, 64)))
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", ["dupnet-tinier-yolo", "dupnet-tinier-yolo-l", "ifq-tinier-yolo"])
+@pytest.mark.parametrize("activation", ["pact", "hwgq"])
+def test_every_map_is_integers(name: str, activation: str) -> None:
+    network = trained_a_little(Network(zoo.get(name), NetworkOptions(activation=activation)))
+    with torch.no_grad():
+        maps = list(network.maps(torch.randint(0, 256, (1, 3, 32, 48))))
+    assert len(maps) == 9 and maps[-1].shape == (1, 30, 2, 3)
+    for levels in maps[:-1]:
+        assert torch.equal(levels, levels.round()) and levels.min() >= 0 and levels.max() <= 3
+    assert torch.equal(maps[-1], maps[-1].round())
+
+
+def test_every_parameter_gets_a_gradient() -> None:
+    network = Network(zoo.get("dupnet-tinier-yolo-l"))
+    network(torch.randint(0, 256, (2, 3, 64, 64))).square().sum().backward()
+    assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+
+def test_evaluation_does_not_depend_on_the_batch() -> None:
+    network = trained_a_little(Network(zoo.get("dupnet-tinier-yolo")))
+    images = torch.randint(0, 256, (3, 3, 48, 64))
+    with torch.no_grad():
+        together = list(network.maps(images))
+        alone = list(network.maps(images[1:2]))
+    assert all(torch.equal(a[1:2], b) for a, b in zip(together, alone))
+
+
+def test_mixed_precision_runs() -> None:
+    spec = with_layers(zoo.get("tinier-yolo"), "mixed", {4: {"weight_bits": 1, "input_bits": 2}, 5: {"weight_bits": 4, "input_bits": 4}})
+    out = Network(spec)(torch.randint(0, 256, (1, 3, 32, 32)))
+    out.sum().backward()
+    assert out.shape == (1, 30, 2, 2)
+
+
+def test_checkpoints_come_back(tmp_path: Path) -> None:
+    network = trained_a_little(Network(zoo.get("dupnet-tinier-yolo"), NetworkOptions(activation="hwgq", gradient="sum")))
+    checkpoint.save(network, tmp_path / "n.pt")
+    again = checkpoint.load(tmp_path / "n.pt")
+    image = torch.randint(0, 256, (1, 3, 32, 32))
+    assert again.spec == network.spec and again.options == network.options
+    assert torch.equal(again(image), network(image))
+
+
+def test_broken_checkpoints_say_so(tmp_path: Path) -> None:
+    path = tmp_path / "n.pt"
+    checkpoint.save(Network(zoo.get("dupnet-tinier-yolo")), path)
+    whole = path.read_bytes()
+    cases = {"empty": b"", "half": whole[: len(whole) // 2], "text": b"hello"}
+    for name, content in cases.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(CheckpointError, match=name):
+            checkpoint.load(tmp_path / name)
+    with pytest.raises(CheckpointError, match="absent"):
+        checkpoint.load(tmp_path / "absent")
+    torch.save({"weights": {}}, tmp_path / "foreign")
+    with pytest.raises(CheckpointError, match="not a checkpoint of dupnet"):
+        checkpoint.load(tmp_path / "foreign")
+    content = torch.load(path, weights_only=True)
+    del content["weights"]["grid.bias"]
+    torch.save(content, tmp_path / "lacking")
+    with pytest.raises(CheckpointError, match="do not fit"):
+        checkpoint.load(tmp_path / "lacking")
+
+
+def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "n.pt"
+    path.write_bytes(b"old")
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        checkpoint.write(path, {})
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
