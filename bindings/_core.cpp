@@ -1,0 +1,311 @@
+// The seam between Python and the C core: check arrays, release the GIL, turn statuses into exceptions. No arithmetic.
+//
+// A `Model` may be used by any number of Python threads at once: each call borrows an arena of its own.
+
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include <atomic>
+#include <condition_variable>
+#include <cstdlib>
+#include <list>
+#include <memory>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#ifdef _WIN32
+#include <process.h>
+#define getpid _getpid
+#else
+#include <unistd.h>
+#endif
+
+#include "dupnet.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace {
+
+using Photo = nb::ndarray<const uint8_t, nb::shape<-1, -1, 3>, nb::c_contig, nb::device::cpu>;
+
+// Threads that sleep until a call shares its work with them. One pool per process: a child of fork() has none of its
+// parent's threads and makes its own. Pools are never destroyed, so nothing waits for anything when the process ends.
+class Pool {
+public:
+    static void run(void *, int count, dn_task task, void *context) { of_this_process().share(count, task, context); }
+
+private:
+    struct Job {
+        int count;
+        dn_task task;
+        void *context;
+        int next = 0, done = 0;
+    };
+
+    static Pool &of_this_process() {
+        static std::atomic<Pool *> current{nullptr};
+        Pool *pool = current.load();
+        while (!pool || pool->owner != getpid()) {
+            std::unique_ptr<Pool> fresh(new Pool);
+            if (current.compare_exchange_strong(pool, fresh.get())) pool = fresh.release();
+        }
+        return *pool;
+    }
+
+    void share(int count, dn_task task, void *context) {
+        Job job{count, task, context};
+        std::unique_lock<std::mutex> lock(mutex);
+        grow(count - 1);
+        auto place = jobs.insert(jobs.end(), &job);
+        wake.notify_all();
+        work(job, lock);
+        jobs.erase(place);
+        finished.wait(lock, [&] { return job.done == job.count; });
+    }
+
+    // Take the tasks of a job that nobody has taken. Locked on entry and on return.
+    void work(Job &job, std::unique_lock<std::mutex> &lock) {
+        while (job.next < job.count) {
+            int index = job.next++;
+            lock.unlock();
+            job.task(job.context, index);
+            lock.lock();
+            if (++job.done == job.count) finished.notify_all();
+        }
+    }
+
+    Job *open_job() {
+        for (Job *job : jobs)
+            if (job->next < job->count) return job;
+        return nullptr;
+    }
+
+    // Best effort: where no thread can be started, the caller does the work.
+    void grow(int wanted) {
+        for (; threads < wanted; threads++) try {
+                std::thread([this] {
+                    std::unique_lock<std::mutex> lock(mutex);
+                    for (;;) {
+                        Job *job = nullptr;
+                        wake.wait(lock, [&] { return (job = open_job()) != nullptr; });
+                        work(*job, lock);
+                    }
+                }).detach();
+            } catch (const std::system_error &) {
+                return;
+            }
+    }
+
+    const int owner = static_cast<int>(getpid());
+    std::mutex mutex;
+    std::condition_variable wake, finished;
+    std::list<Job *> jobs;
+    int threads = 0;
+};
+
+void check(dn_status status) {
+    if (status == DN_OK) return;
+    if (status >= DN_FILE_TRUNCATED) {
+        nb::object error = nb::module_::import_("dupnet.errors").attr("ModelFileError");
+        PyErr_SetString(error.ptr(), dn_status_text(status));
+    } else {
+        PyErr_SetString(PyExc_ValueError, dn_status_text(status));
+    }
+    throw nb::python_error();
+}
+
+struct Arena {
+    std::unique_ptr<uint8_t[]> bytes;
+    size_t size = 0;
+
+    void grow(size_t wanted) {
+        if (size >= wanted) return;
+        bytes.reset();
+        size = 0;
+        bytes.reset(new uint8_t[wanted]);
+        size = wanted;
+    }
+};
+
+template <class T>
+auto numpy(std::unique_ptr<T[]> values, std::initializer_list<size_t> shape) {
+    T *data = values.release();
+    nb::capsule owner(data, [](void *p) noexcept { delete[] static_cast<T *>(p); });
+    return nb::ndarray<nb::numpy, T>(data, shape, owner);
+}
+
+// An output map, copied out while the GIL is released.
+struct Map {
+    int bits;
+    size_t channels, rows, columns;
+    std::unique_ptr<uint8_t[]> levels;
+    std::unique_ptr<int32_t[]> grid;
+};
+
+class Model {
+public:
+    Model(nb::bytes data, const std::string &kernels) : data(std::move(data)) {
+        check(dn_model_open(this->data.c_str(), this->data.size(), &model));
+        const char *wanted = kernels.empty() ? std::getenv("DUPNET_KERNELS") : kernels.c_str();
+        if (wanted && *wanted && dn_model_use_kernels(&model, wanted) != DN_OK) {
+            std::string known, text = std::string("no kernels ") + wanted + " run here; this build has";
+            for (size_t i = 0; const char *name = dn_kernels_name(i); i++) known += std::string(" ") + name;
+            throw nb::value_error((text + known).c_str());
+        }
+    }
+
+    auto detect(Photo image, int size, float score, float iou, int threads) {
+        dn_photo photo = {image.data(), image.shape(1), image.shape(0), 3 * image.shape(1)};
+        dn_options options = {size, score, iou, workers(threads)};
+        size_t bytes, capacity, count = 0;
+        check(dn_model_arena_bytes(&model, photo.width, photo.height, &options, &bytes));
+        check(dn_model_boxes_max(&model, photo.width, photo.height, &options, &capacity));
+        std::unique_ptr<dn_box[]> boxes;
+        dn_status status;
+        {
+            nb::gil_scoped_release released;
+            boxes.reset(new dn_box[capacity]);
+            Arena arena = borrow(bytes);
+            status = dn_detect(&model, &photo, &options, arena.bytes.get(), arena.size, boxes.get(), capacity, &count);
+            give_back(std::move(arena));
+        }
+        check(status);
+        std::unique_ptr<float[]> xyxy(new float[4 * count]), scores(new float[count]);
+        for (size_t i = 0; i < count; i++) {
+            const dn_box &box = boxes[i];
+            const float corners[4] = {box.x1, box.y1, box.x2, box.y2};
+            std::copy(corners, corners + 4, xyxy.get() + 4 * i);
+            scores[i] = box.score;
+        }
+        return std::make_pair(numpy(std::move(xyxy), {count, 4}), numpy(std::move(scores), {count}));
+    }
+
+    std::vector<nb::object> run(Photo input_map, int threads) {
+        size_t rows = input_map.shape(0), columns = input_map.shape(1), stride = static_cast<size_t>(model.stride), bytes;
+        dn_workers lent = workers(threads);
+        check(dn_run_arena_bytes(&model, rows, columns, &lent, &bytes));
+        std::vector<Map> maps;
+        dn_status status;
+        {
+            nb::gil_scoped_release released;
+            std::unique_ptr<int32_t[]> grid(new int32_t[6 * static_cast<size_t>(model.anchor_count) * (rows / stride) * (columns / stride)]);
+            Arena arena = borrow(bytes);
+            status = dn_run(&model, input_map.data(), rows, columns, &lent, copy_map, &maps, arena.bytes.get(), arena.size, grid.get());
+            give_back(std::move(arena));
+        }
+        check(status);
+        std::vector<nb::object> arrays;
+        for (Map &map : maps)
+            arrays.push_back(map.bits ? nb::cast(numpy(std::move(map.levels), {map.channels, map.rows, map.columns}))
+                                      : nb::cast(numpy(std::move(map.grid), {map.channels, map.rows, map.columns})));
+        return arrays;
+    }
+
+    size_t arena_bytes(size_t width, size_t height, int size, int threads) const {
+        dn_options options = dn_model_options(&model);
+        options.size = size;
+        options.workers = workers(threads);
+        size_t bytes;
+        check(dn_model_arena_bytes(&model, width, height, &options, &bytes));
+        return bytes;
+    }
+
+    dn_model model;
+
+private:
+    static dn_workers workers(int threads) { return {threads, Pool::run, nullptr}; }
+
+    static void copy_map(void *context, const dn_map *map) {
+        size_t count = map->channels * map->rows * map->columns, i = 0;
+        Map copy{map->bits, map->channels, map->rows, map->columns, nullptr, nullptr};
+        if (map->bits)
+            copy.levels.reset(new uint8_t[count]);
+        else
+            copy.grid.reset(new int32_t[count]);
+        for (size_t c = 0; c < map->channels; c++)
+            for (size_t y = 0; y < map->rows; y++)
+                for (size_t x = 0; x < map->columns; x++, i++) {
+                    int32_t value = dn_map_value(map, c, y, x);
+                    if (map->bits)
+                        copy.levels[i] = static_cast<uint8_t>(value);
+                    else
+                        copy.grid[i] = value;
+                }
+        static_cast<std::vector<Map> *>(context)->push_back(std::move(copy));
+    }
+
+    // Arenas wait here between calls: as many as there were calls at the same time.
+    Arena borrow(size_t bytes) {
+        Arena arena;
+        {
+            std::lock_guard<std::mutex> lock(mutex);
+            if (!arenas.empty()) {
+                arena = std::move(arenas.back());
+                arenas.pop_back();
+            }
+        }
+        arena.grow(bytes);
+        return arena;
+    }
+
+    void give_back(Arena arena) {
+        std::lock_guard<std::mutex> lock(mutex);
+        arenas.push_back(std::move(arena));
+    }
+
+    nb::bytes data;
+    std::mutex mutex;
+    std::vector<Arena> arenas;
+};
+
+auto resize(Photo image, size_t rows, size_t columns) {
+    dn_photo photo = {image.data(), image.shape(1), image.shape(0), 3 * image.shape(1)};
+    size_t bytes;
+    check(dn_resize_arena_bytes(photo.width, photo.height, rows, columns, &bytes));
+    std::unique_ptr<uint8_t[]> out(new uint8_t[3 * rows * columns]);
+    dn_status status;
+    {
+        nb::gil_scoped_release released;
+        Arena arena;
+        arena.grow(bytes);
+        status = dn_resize(&photo, rows, columns, arena.bytes.get(), arena.size, out.get());
+    }
+    check(status);
+    return numpy(std::move(out), {rows, columns, 3});
+}
+
+std::vector<std::string> kernels() {
+    std::vector<std::string> names;
+    for (size_t i = 0; const char *name = dn_kernels_name(i); i++) names.push_back(name);
+    return names;
+}
+
+}  // namespace
+
+NB_MODULE(_core, m) {
+    m.doc() = "The C core. Private: use `dupnet.Detector`.";
+
+    nb::class_<Model>(m, "Model", "A packed file, checked and ready to run. Threads may share it.")
+        .def(nb::init<nb::bytes, const std::string &>(), "data"_a, "kernels"_a = "",
+             "Check a packed file. `kernels`, or the environment variable DUPNET_KERNELS, names other kernels than the fastest, for tests.")
+        .def("detect", &Model::detect, "photo"_a.noconvert(), nb::kw_only(), "size"_a, "score"_a, "iou"_a, "threads"_a = 1,
+             "Find boxes in a photo `(h, w, 3) uint8`, contiguous: `(n, 4) float32` x1 y1 x2 y2 and `(n,) float32` scores, the best first.")
+        .def("run", &Model::run, "input_map"_a.noconvert(), nb::kw_only(), "threads"_a = 1,
+             "Run all stages on an input map `(rows, columns, 3) uint8`: levels `(filters, rows, columns) uint8` of each stage, then the "
+             "grid, int32.")
+        .def("arena_bytes", &Model::arena_bytes, "width"_a, "height"_a, nb::kw_only(), "size"_a, "threads"_a = 1,
+             "Bytes of memory that `detect` works in for a photo of this size.")
+        .def_prop_ro("name", [](const Model &m) { return std::string(m.model.name); })
+        .def_prop_ro("stride", [](const Model &m) { return m.model.stride; })
+        .def_prop_ro("default_size", [](const Model &m) { return m.model.default_size; })
+        .def_prop_ro("default_score", [](const Model &m) { return m.model.default_score; });
+
+    m.def("resize", &resize, "photo"_a.noconvert(), "rows"_a, "columns"_a, "Resize a photo `(h, w, 3) uint8` to `(rows, columns, 3)`.");
+    m.def("kernels", &kernels, "Names of the kernels in this build, the slowest first.");
+}

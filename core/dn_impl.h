@@ -1,0 +1,107 @@
+/* Private to the core: what its files share.
+ *
+ * The bit convention, stated once: whatever is packed is packed bytewise; element i is bit i mod 8 of byte i div 8. So
+ * AND and popcount give the same sums for every byte order and word width. A map of levels holds for each pixel
+ * `bits` planes of dn_bytes(channels) bytes; the input map alone is plain: 3 bytes a pixel. Bits past the last channel
+ * are 0 in every map.
+ *
+ * Sizes are computed in uint64_t: the limits of dupnet.h and docs/format.md keep each of them below 2^50. */
+#ifndef DN_IMPL_H
+#define DN_IMPL_H
+
+#include "dupnet.h"
+
+#ifdef __cplusplus
+extern "C" {
+#define DN_RESTRICT __restrict
+#else
+#define DN_RESTRICT restrict
+#endif
+
+enum { DN_ALIGN = 64 };  /* bytes: of each block in the arena */
+
+/* One instruction set's way to compute a stage. */
+typedef struct dn_kernels {
+    const char *name;
+    int (*runs_here)(void);
+
+    /* Bytes of scratch memory for one call of `conv_rows` on a map of so many columns. */
+    uint64_t (*scratch_bytes)(const dn_stage *stage, size_t columns);
+
+    /* Compute rows first .. last - 1 of the output map: convolution, max-pool, thresholds.
+     *   in       the stage's whole input map, `rows` x `columns`; plain bytes if the stage is the first (in_plain)
+     *   scratch  aligned to DN_ALIGN
+     *   out      the whole output map: levels, or int32_t [filters][rows][columns] in the last stage */
+    void (*conv_rows)(const dn_stage *stage, const uint8_t *in, int in_plain, size_t rows, size_t columns, size_t first, size_t last,
+                      void *scratch, void *out);
+} dn_kernels;
+
+extern const dn_kernels dn_kernels_portable;
+
+/* The fastest kernels that run here, or those of that name; NULL if there are none. */
+const dn_kernels *dn_kernels_best(void);
+const dn_kernels *dn_kernels_find(const char *name);
+
+/* A scaled photo and its input map. */
+typedef struct dn_view {
+    size_t scaled_width, scaled_height;
+    size_t columns, rows;  /* of the input map: the above, rounded up to multiples of the stride */
+} dn_view;
+
+dn_view dn_view_of(size_t width, size_t height, size_t size, size_t stride);
+
+/* Scratch bytes and work of the resize, for rows first .. last - 1 of the result, whose rows are `out_row_bytes` apart.
+ * No checks. */
+uint64_t dn_resize_scratch_bytes(size_t width, size_t height, size_t rows, size_t columns);
+void dn_resize_rows(const dn_photo *photo, size_t rows, size_t columns, size_t first, size_t last, uint8_t *scratch, uint8_t *out,
+                    size_t out_row_bytes);
+
+/* Scratch bytes and work of the head: grid -> boxes of the photo. */
+uint64_t dn_head_scratch_bytes(const dn_model *model, size_t grid_rows, size_t grid_columns);
+dn_status dn_head_boxes(const dn_model *model, const int32_t *grid, size_t grid_rows, size_t grid_columns, const dn_photo *photo,
+                        const dn_view *view, const dn_options *options, uint8_t *scratch, dn_box *boxes, size_t capacity, size_t *count);
+
+/* The first address in the arena that is a multiple of DN_ALIGN; sizes that are told to the caller include the way there. */
+static inline uint8_t *dn_arena_start(void *arena) {
+    return (uint8_t *)arena + (DN_ALIGN - (uintptr_t)arena % DN_ALIGN) % DN_ALIGN;
+}
+
+/* Tell the caller a size, or that it is too large for this machine. */
+static inline dn_status dn_arena_size(uint64_t used, size_t *bytes) {
+    if (used > SIZE_MAX / 2) return DN_TOO_LARGE;
+    *bytes = (size_t)used + DN_ALIGN - 1;
+    return DN_OK;
+}
+
+/* Take the next block of an arena: advance `used`, return where the block is, or NULL if there is no base and only sizes
+ * are wanted. */
+static inline void *dn_block(uint8_t *base, uint64_t *used, uint64_t bytes) {
+    void *at = base ? base + *used : NULL;
+    *used += (bytes + DN_ALIGN - 1) / DN_ALIGN * DN_ALIGN;
+    return at;
+}
+
+static inline size_t dn_bytes(size_t bits) { return (bits + 7) / 8; }
+static inline size_t dn_min(size_t a, size_t b) { return a < b ? a : b; }
+static inline size_t dn_max(size_t a, size_t b) { return a > b ? a : b; }
+
+/* Little-endian loads from any address. */
+static inline uint32_t dn_load_u16(const uint8_t *p) { return p[0] | (uint32_t)p[1] << 8; }
+static inline uint32_t dn_load_u32(const uint8_t *p) { return dn_load_u16(p) | dn_load_u16(p + 2) << 16; }
+float dn_load_f32(const uint8_t *p);
+
+/* Threshold i of filter f. */
+static inline int32_t dn_threshold(const dn_stage *stage, size_t f, size_t i) {
+    size_t index = f * (((size_t)1 << stage->output_bits) - 1) + i;
+    if (stage->threshold_bytes == 2) {
+        int32_t value = (int32_t)dn_load_u16(stage->thresholds + 2 * index);
+        return value < 0x8000 ? value : value - 0x10000;
+    }
+    uint32_t value = dn_load_u32(stage->thresholds + 4 * index);
+    return value < 0x80000000u ? (int32_t)value : -(int32_t)(0xffffffffu - value) - 1;
+}
+
+#ifdef __cplusplus
+}
+#endif
+#endif

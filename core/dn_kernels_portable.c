@@ -1,0 +1,215 @@
+/* The truth for kernels: plain loops that every C compiler understands, and that good ones turn into vectors.
+ *
+ * Duplicated channels are never built. Let c be the map's channels, c' the stored ones, m and r the map and weight copies
+ * (c * m = c' * r) and g = gcd(c, c'). Channel j of the duplicated sum is w[j mod c'] * x[j mod c]; by the Chinese remainder
+ * theorem j meets each pair (a, b) with a = b mod g equally often, c * m / lcm(c, c') = m * g / c' times. So
+ *
+ *     sum over j = sum over t < g of W[t] * X[t],   X[t] = sum of x[a], a = t mod g,   W[t] = m * g / c' * sum of w[b], b = t mod g.
+ *
+ * Because c / g divides r and c' / g divides m, there are at most 64 terms in X[t], and |W[t]| is at most m * 255:
+ * both stay within 64 * 255 = 16320 and fit in 16 bits. */
+#include "dn_impl.h"
+
+#include <string.h>
+
+enum {
+    BAND_ROWS = 8, /* rows of sums between two looks at the weights */
+    GROUP = 8,     /* filters whose levels make one byte of a plane */
+    STEP = 8       /* taps in one pass over a row; a tap is one weight of one filter, W[t] at one place of the kernel */
+};
+
+/* The scratch memory of one call. */
+typedef struct work {
+    size_t channels;  /* g */
+    size_t taps;      /* kernel * kernel * g, rounded up to STEP by taps of weight 0 */
+    size_t pitch;     /* columns of the map and the zeros at both ends */
+    int16_t *in;      /* X, [BAND_ROWS + kernel - 1][channels][pitch], 0 .. 16320 */
+    uint32_t *offset; /* [taps], of a tap's first factor, from the band's row where the kernel starts */
+    int16_t *weights; /* W, [GROUP][taps], -16320 .. 16320 */
+    uint16_t *narrow; /* [columns], sums mod 2^16 */
+    int32_t *sums;    /* [pool][columns] */
+    uint8_t *levels;  /* [GROUP][columns / pool] */
+} work;
+
+static size_t gcd(size_t a, size_t b) {
+    while (b) {
+        size_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
+/* Lay `w` out over `scratch`, which may be NULL; returns the bytes used. */
+static uint64_t lay_out(const dn_stage *stage, size_t columns, uint8_t *scratch, work *w) {
+    uint64_t used = 0, kernel = stage->kernel;
+    w->channels = gcd(stage->in_channels, stage->stored_channels);
+    w->taps = (stage->kernel * (size_t)stage->kernel * w->channels + STEP - 1) / STEP * STEP;
+    w->pitch = columns + stage->kernel - 1;
+    w->in = (int16_t *)dn_block(scratch, &used, (BAND_ROWS + kernel - 1) * w->channels * w->pitch * sizeof(int16_t));
+    w->offset = (uint32_t *)dn_block(scratch, &used, w->taps * (uint64_t)sizeof(uint32_t));
+    w->weights = (int16_t *)dn_block(scratch, &used, GROUP * w->taps * (uint64_t)sizeof(int16_t));
+    w->narrow = (uint16_t *)dn_block(scratch, &used, columns * (uint64_t)sizeof(uint16_t));
+    w->sums = (int32_t *)dn_block(scratch, &used, stage->pool * columns * (uint64_t)sizeof(int32_t));
+    w->levels = (uint8_t *)dn_block(scratch, &used, GROUP * (columns / stage->pool));
+    return used;
+}
+
+static uint64_t scratch_bytes(const dn_stage *stage, size_t columns) {
+    work w;
+    return lay_out(stage, columns, NULL, &w);
+}
+
+/* Where each tap finds its factors: tap (i, j, t) reads row i, channel t, shifted by j. The zeros at the left end of a row
+ * are the padding, so that shift 0 is the kernel's first column. */
+static void fill_offsets(const dn_stage *stage, work *w) {
+    size_t tap = 0;
+    for (size_t i = 0; i < stage->kernel; i++)
+        for (size_t j = 0; j < stage->kernel; j++)
+            for (size_t t = 0; t < w->channels; t++) w->offset[tap++] = (uint32_t)((i * w->channels + t) * w->pitch + j);
+    while (tap < w->taps) w->offset[tap++] = 0;
+}
+
+/* X of one row of the map; `row` is NULL above and below it, where zeros stand. */
+static void unpack_row(const dn_stage *stage, const work *w, const uint8_t *row, int plain, size_t columns, int16_t *out) {
+    size_t plane = dn_bytes(stage->in_channels), planes = stage->input_bits;
+    memset(out, 0, w->channels * w->pitch * sizeof *out);
+    if (!row) return;
+    for (size_t c = 0; c < stage->in_channels; c++) {
+        int16_t *to = out + c % w->channels * w->pitch + stage->kernel / 2;
+        if (plain) {
+            for (size_t x = 0; x < columns; x++) to[x] = (int16_t)(to[x] + row[x * stage->in_channels + c]);
+        } else {
+            const uint8_t *from = row + c / 8;
+            unsigned bit = c % 8;
+            for (size_t x = 0; x < columns; x++)
+                for (size_t p = 0; p < planes; p++, from += plane) to[x] = (int16_t)(to[x] + ((*from >> bit & 1) << p));
+        }
+    }
+}
+
+/* W of one filter. */
+static void unpack_weights(const dn_stage *stage, const work *w, size_t filter, int16_t *out) {
+    const uint8_t *planes = stage->weights + filter * stage->weight_bits * stage->plane_bytes;
+    int times = (int)(stage->map_copies * w->channels / stage->stored_channels), zero = (1 << stage->weight_bits) - 1;
+    size_t places = (size_t)stage->kernel * stage->kernel, i = 0;
+    memset(out, 0, w->taps * sizeof *out);
+    for (size_t place = 0; place < places; place++, out += w->channels)
+        for (size_t c = 0, t = 0; c < stage->stored_channels; c++, i++) {
+            int code = 0;
+            for (size_t b = 0; b < stage->weight_bits; b++) code |= (planes[b * stage->plane_bytes + i / 8] >> i % 8 & 1) << b;
+            out[t] = (int16_t)(out[t] + times * (2 * code - zero));
+            if (++t == w->channels) t = 0;
+        }
+}
+
+/* narrow[x] += W * X of STEP taps, mod 2^16: enough when every possible sum of the stage lies within 16 bits, because then
+ * the sum is known from its remainder, whatever happened on the way. */
+static void add_taps_narrow(const int16_t *in, const uint32_t *offset, const int16_t *weights, size_t columns, uint16_t *DN_RESTRICT sums) {
+    const uint16_t *levels = (const uint16_t *)in;
+    const uint16_t *a = levels + offset[0], *b = levels + offset[1], *c = levels + offset[2], *d = levels + offset[3];
+    const uint16_t *e = levels + offset[4], *f = levels + offset[5], *g = levels + offset[6], *h = levels + offset[7];
+    uint32_t wa = (uint32_t)weights[0], wb = (uint32_t)weights[1], wc = (uint32_t)weights[2], wd = (uint32_t)weights[3];
+    uint32_t we = (uint32_t)weights[4], wf = (uint32_t)weights[5], wg = (uint32_t)weights[6], wh = (uint32_t)weights[7];
+    for (size_t x = 0; x < columns; x++)
+        sums[x] = (uint16_t)(sums[x] + wa * a[x] + wb * b[x] + wc * c[x] + wd * d[x] + we * e[x] + wf * f[x] + wg * g[x] + wh * h[x]);
+}
+
+/* The same in 32 bits: every partial sum lies within plus and minus accumulator_max, below 2^31. */
+static void add_taps_wide(const int16_t *in, const uint32_t *offset, const int16_t *weights, size_t columns, int32_t *DN_RESTRICT sums) {
+    for (size_t tap = 0; tap < STEP; tap++) {
+        const int16_t *a = in + offset[tap];
+        int16_t weight = weights[tap];
+        for (size_t x = 0; x < columns; x++) sums[x] += weight * a[x];
+    }
+}
+
+/* One row of convolution sums for one filter; `in` is the row of X where the kernel starts. */
+static void sum_row(const dn_stage *stage, const work *w, const int16_t *in, const int16_t *weights, size_t columns, int32_t *sums) {
+    if (stage->accumulator_max <= INT16_MAX) {
+        const int16_t *narrow = (const int16_t *)w->narrow;
+        memset(w->narrow, 0, columns * sizeof *w->narrow);
+        for (size_t tap = 0; tap < w->taps; tap += STEP) add_taps_narrow(in, w->offset + tap, weights + tap, columns, w->narrow);
+        for (size_t x = 0; x < columns; x++) sums[x] = narrow[x];
+    } else {
+        memset(sums, 0, columns * sizeof *sums);
+        for (size_t tap = 0; tap < w->taps; tap += STEP) add_taps_wide(in, w->offset + tap, weights + tap, columns, sums);
+    }
+}
+
+/* Max of 2x2 sums, into the front of the first row. */
+static void pool_rows(int32_t *sums, size_t columns) {
+    const int32_t *below = sums + columns;
+    for (size_t x = 0; x < columns / 2; x++) {
+        int32_t left = sums[2 * x] > below[2 * x] ? sums[2 * x] : below[2 * x];
+        int32_t right = sums[2 * x + 1] > below[2 * x + 1] ? sums[2 * x + 1] : below[2 * x + 1];
+        sums[x] = left > right ? left : right;
+    }
+}
+
+/* level = number of thresholds that the sum reaches. */
+static void count_thresholds(const dn_stage *stage, size_t filter, const int32_t *sums, size_t columns, uint8_t *DN_RESTRICT levels) {
+    size_t count = ((size_t)1 << stage->output_bits) - 1;
+    memset(levels, 0, columns);
+    for (size_t i = 0; i < count; i++) {
+        int32_t t = dn_threshold(stage, filter, i);
+        for (size_t x = 0; x < columns; x++) levels[x] = (uint8_t)(levels[x] + (sums[x] >= t));
+    }
+}
+
+/* Write a group's byte of each plane, for one row. `out` is that byte of plane 0 of the first pixel. */
+static void pack_group(const dn_stage *stage, const uint8_t *levels, size_t group, size_t columns, uint8_t *out) {
+    size_t plane = dn_bytes(stage->filters);
+    for (size_t x = 0; x < columns; x++)
+        for (size_t p = 0; p < stage->output_bits; p++, out += plane) {
+            unsigned byte = 0;
+            for (size_t f = 0; f < group; f++) byte |= (levels[f * columns + x] >> p & 1u) << f;
+            *out = (uint8_t)byte;
+        }
+}
+
+/* Output rows first .. last - 1, for which X is unpacked; the filters in groups. */
+static void conv_band(const dn_stage *stage, const work *w, size_t rows, size_t columns, size_t first, size_t last, void *out) {
+    size_t out_rows = rows / stage->pool, out_columns = columns / stage->pool, plane = dn_bytes(stage->filters);
+    for (size_t f0 = 0; f0 < stage->filters; f0 += GROUP) {
+        size_t group = dn_min(GROUP, stage->filters - f0);
+        for (size_t f = 0; f < group; f++) unpack_weights(stage, w, f0 + f, w->weights + f * w->taps);
+        for (size_t y = first; y < last; y++) {
+            const int16_t *in = w->in + (y - first) * stage->pool * w->channels * w->pitch;
+            for (size_t f = 0; f < group; f++) {
+                const int16_t *weights = w->weights + f * w->taps;
+                for (size_t i = 0; i < stage->pool; i++)
+                    sum_row(stage, w, in + i * w->channels * w->pitch, weights, columns, w->sums + i * columns);
+                if (stage->pool == 2) pool_rows(w->sums, columns);
+                if (stage->output_bits)
+                    count_thresholds(stage, f0 + f, w->sums, out_columns, w->levels + f * out_columns);
+                else
+                    memcpy((int32_t *)out + ((f0 + f) * out_rows + y) * out_columns, w->sums, out_columns * sizeof(int32_t));
+            }
+            if (stage->output_bits)
+                pack_group(stage, w->levels, group, out_columns, (uint8_t *)out + y * out_columns * stage->output_bits * plane + f0 / 8);
+        }
+    }
+}
+
+static void conv_rows(const dn_stage *stage, const uint8_t *in, int in_plain, size_t rows, size_t columns, size_t first, size_t last,
+                      void *scratch, void *out) {
+    work w;
+    lay_out(stage, columns, (uint8_t *)scratch, &w);
+    fill_offsets(stage, &w);
+    size_t pixel = in_plain ? stage->in_channels : stage->input_bits * dn_bytes(stage->in_channels), border = stage->kernel / 2;
+    size_t band = BAND_ROWS / stage->pool;
+    for (; first < last; first += band) {
+        size_t end = dn_min(first + band, last), needed = (end - first) * stage->pool + stage->kernel - 1;
+        for (size_t i = 0; i < needed; i++) {
+            size_t y = first * stage->pool + i; /* row y - border of the map */
+            const uint8_t *row = y >= border && y - border < rows ? in + (y - border) * columns * pixel : NULL;
+            unpack_row(stage, &w, row, in_plain, columns, w.in + i * w.channels * w.pitch);
+        }
+        conv_band(stage, &w, rows, columns, first, end, out);
+    }
+}
+
+static int runs_here(void) { return 1; }
+
+const dn_kernels dn_kernels_portable = {"portable", runs_here, scratch_bytes, conv_rows};

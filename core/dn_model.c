@@ -1,0 +1,259 @@
+/* Bytes -> validated model: the only reader of the format in C (docs/format.md).
+ *
+ * Every rule is checked here, once, in the order of the document; what follows trusts the model. Before it: whoever
+ * loaded the bytes. After it: dn_run.c. */
+#include "dn_impl.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { HEADER_BYTES = 32, STAGE_BYTES = 12, CRC_OFFSET = 16, MAX_CHANNELS = 4096, MAX_COPIES = 64, MAX_STRIDE = 64 };
+
+static const float MAX_ANCHOR = 8192; /* pixels */
+
+/* The part of the file that is not read yet. */
+typedef struct cursor {
+    const uint8_t *at;
+    size_t left;
+} cursor;
+
+/* The next `bytes` bytes, or NULL if there are fewer. */
+static const uint8_t *take(cursor *c, uint64_t bytes) {
+    const uint8_t *at = c->at;
+    if (bytes > c->left) return NULL;
+    c->at += bytes;
+    c->left -= (size_t)bytes;
+    return at;
+}
+
+/* A section of `bytes` bytes and its zeros up to the next multiple of 4. */
+static dn_status take_padded(cursor *c, uint64_t bytes, const uint8_t **section) {
+    static const uint8_t zeros[3] = {0, 0, 0};
+    uint64_t padding = (4 - bytes % 4) % 4;
+    *section = take(c, bytes + padding);
+    if (!*section) return DN_FILE_TRUNCATED;
+    return memcmp(*section + bytes, zeros, (size_t)padding) ? DN_FILE_PADDING : DN_OK;
+}
+
+/* CRC-32 of zlib and PNG: polynomial 0x04c11db7, bits reversed; four bits a step. */
+static uint32_t crc32(const uint8_t *bytes, size_t length) {
+    static const uint32_t table[16] = {0x00000000, 0x1db71064, 0x3b6e20c8, 0x26d930ac, 0x76dc4190, 0x6b6b51f4, 0x4db26158, 0x5005713c,
+                                       0xedb88320, 0xf00f9344, 0xd6d6a3e8, 0xcb61b38c, 0x9b64c2b0, 0x86d3d2d4, 0xa00ae278, 0xbdbdf21c};
+    uint32_t crc = 0xffffffffu;
+    for (size_t i = 0; i < length; i++) {
+        crc ^= bytes[i];
+        crc = table[crc & 15] ^ crc >> 4;
+        crc = table[crc & 15] ^ crc >> 4;
+    }
+    return ~crc;
+}
+
+/* UTF-8 (shortest forms, no surrogates, up to U+10FFFF) without the control characters U+0000-1F and U+007F-9F. */
+static int is_name(const uint8_t *s, size_t length) {
+    static const uint32_t smallest[4] = {0, 0x80, 0x800, 0x10000};
+    size_t i = 0;
+    while (i < length) {
+        uint32_t first = s[i++], code;
+        size_t more = first < 0x80 ? 0 : first < 0xc0 ? 4 : first < 0xe0 ? 1 : first < 0xf0 ? 2 : first < 0xf8 ? 3 : 4;
+        if (more == 4 || more > length - i) return 0;
+        code = more ? first & (0x3fu >> more) : first;
+        for (size_t j = 0; j < more; j++, i++) {
+            if ((s[i] & 0xc0u) != 0x80) return 0;
+            code = code << 6 | (s[i] & 0x3fu);
+        }
+        if (code < smallest[more] || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return 0;
+        if (code < 0x20 || (code >= 0x7f && code < 0xa0)) return 0;
+    }
+    return 1;
+}
+
+float dn_load_f32(const uint8_t *p) {
+    uint32_t bits = dn_load_u32(p);
+    float value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
+static dn_status open_weights(cursor *file, dn_stage *stage) {
+    size_t weights = (size_t)stage->kernel * stage->kernel * stage->stored_channels; /* at most 49 * 2^18 */
+    uint32_t unused = weights % 8 ? 0xffu << weights % 8 & 0xffu : 0;
+    size_t planes = (size_t)stage->filters * stage->weight_bits;
+    stage->plane_bytes = dn_bytes(weights);
+    dn_status status = take_padded(file, (uint64_t)planes * stage->plane_bytes, &stage->weights);
+    if (status != DN_OK) return status;
+    for (size_t i = 0; i < planes; i++)
+        if (stage->weights[(i + 1) * stage->plane_bytes - 1] & unused) return DN_FILE_PADDING;
+    return DN_OK;
+}
+
+static dn_status open_thresholds(cursor *file, dn_stage *stage) {
+    size_t count = ((size_t)1 << stage->output_bits) - 1;
+    stage->threshold_bytes = stage->accumulator_max < 32767 ? 2 : 4;
+    dn_status status = take_padded(file, (uint64_t)stage->filters * count * stage->threshold_bytes, &stage->thresholds);
+    if (status != DN_OK) return status;
+    for (size_t f = 0; f < stage->filters; f++) {
+        int32_t last = -stage->accumulator_max;
+        for (size_t i = 0; i < count; i++) {
+            int32_t t = dn_threshold(stage, f, i);
+            if (t < last || t > stage->accumulator_max + 1) return DN_FILE_THRESHOLD;
+            last = t;
+        }
+    }
+    return DN_OK;
+}
+
+static dn_status open_head_scales(cursor *file, dn_stage *stage) {
+    dn_status status = take_padded(file, 8 * (uint64_t)stage->filters, &stage->scales);
+    if (status != DN_OK) return status;
+    for (size_t i = 0; i < 2 * (size_t)stage->filters; i++)
+        if (!isfinite(dn_load_f32(stage->scales + 4 * i))) return DN_FILE_HEAD_SCALE;
+    return DN_OK;
+}
+
+/* `before` is the stage whose map is read, NULL for the first. */
+static dn_status open_stage(cursor *file, const dn_stage *before, int is_last, int anchors, dn_stage *stage) {
+    const uint8_t *record = take(file, STAGE_BYTES);
+    if (!record) return DN_FILE_TRUNCATED;
+    uint32_t in_channels = dn_load_u16(record), filters = dn_load_u16(record + 2);
+    if (in_channels < 1 || in_channels > MAX_CHANNELS || in_channels != (before ? before->filters : 3u)) return DN_FILE_IN_CHANNELS;
+    if (filters < 1 || filters > MAX_CHANNELS || (is_last && filters != 6 * (uint32_t)anchors)) return DN_FILE_FILTERS;
+    stage->in_channels = (uint16_t)in_channels;
+    stage->filters = (uint16_t)filters;
+    stage->kernel = record[4];
+    stage->pool = record[5];
+    stage->input_bits = record[6];
+    stage->weight_bits = record[7];
+    stage->weight_copies = record[8];
+    stage->map_copies = record[9];
+    stage->output_bits = record[10];
+    if (stage->kernel % 2 == 0 || stage->kernel > 7) return DN_FILE_KERNEL;
+    if (stage->pool != 1 && (stage->pool != 2 || is_last)) return DN_FILE_POOL;
+    if (stage->input_bits < 1 || stage->input_bits > 8 || stage->input_bits != (before ? before->output_bits : 8)) return DN_FILE_INPUT_BITS;
+    if (stage->weight_bits < 1 || stage->weight_bits > 8) return DN_FILE_WEIGHT_BITS;
+    if (stage->weight_copies < 1 || stage->weight_copies > MAX_COPIES) return DN_FILE_WEIGHT_COPIES;
+    if (stage->map_copies < 1 || stage->map_copies > MAX_COPIES) return DN_FILE_MAP_COPIES;
+    if (in_channels * stage->map_copies % stage->weight_copies) return DN_FILE_WEIGHT_COPIES;
+    if (is_last ? stage->output_bits != 0 : (stage->output_bits < 1 || stage->output_bits > 8)) return DN_FILE_OUTPUT_BITS;
+    if (record[11] != 1) return DN_FILE_DISTANCE;
+    stage->stored_channels = in_channels * stage->map_copies / stage->weight_copies;
+    uint64_t sums = (uint64_t)stage->kernel * stage->kernel * in_channels * stage->map_copies; /* at most 49 * 2^18 */
+    sums *= ((1u << stage->weight_bits) - 1) * ((1u << stage->input_bits) - 1);
+    if (sums > INT32_MAX) return DN_FILE_ACCUMULATOR;
+    /* INT32_MAX is prime, so no product of these factors: accumulator_max + 1 fits as well. */
+    stage->accumulator_max = (int32_t)sums;
+    dn_status status = open_weights(file, stage);
+    if (status != DN_OK) return status;
+    return is_last ? open_head_scales(file, stage) : open_thresholds(file, stage);
+}
+
+static dn_status open_header(cursor *file, dn_model *model) {
+    const uint8_t *start = file->at, *header = take(file, HEADER_BYTES);
+    if (!header) return DN_FILE_TRUNCATED;
+    size_t length = file->left + HEADER_BYTES;
+    if (memcmp(header, "DNET", 4)) return DN_FILE_MAGIC;
+    if (dn_load_u16(header + 4) != 1) return DN_FILE_VERSION;
+    if (dn_load_u32(header + 8) != length) return DN_FILE_LENGTH;
+    if (dn_load_u32(header + 12) != crc32(start + CRC_OFFSET, length - CRC_OFFSET)) return DN_FILE_CHECKSUM;
+    model->stage_count = (int)dn_load_u16(header + 6);
+    if (model->stage_count < 1 || model->stage_count > DN_MAX_STAGES) return DN_FILE_STAGE_COUNT;
+    if (header[16] != 3) return DN_FILE_IMAGE_CHANNELS;
+    model->anchor_count = header[17];
+    if (model->anchor_count < 1 || model->anchor_count > DN_MAX_ANCHORS) return DN_FILE_ANCHOR_COUNT;
+    model->default_size = (int)dn_load_u16(header + 18);
+    if (model->default_size < DN_MIN_SIZE || model->default_size > DN_MAX_SIZE) return DN_FILE_DEFAULT_SIZE;
+    model->default_score = dn_load_f32(header + 20);
+    if (!(model->default_score >= 0 && model->default_score <= 1)) return DN_FILE_DEFAULT_SCORE;
+    model->centre_scale = dn_load_f32(header + 24);
+    if (!(model->centre_scale >= 1 && model->centre_scale <= 4)) return DN_FILE_CENTRE_SCALE;
+    size_t name_bytes = header[28];
+    if (name_bytes < 1 || name_bytes > DN_MAX_NAME) return DN_FILE_NAME_LENGTH;
+    if (header[29] | header[30] | header[31]) return DN_FILE_PADDING;
+
+    const uint8_t *section;
+    dn_status status = take_padded(file, name_bytes, &section);
+    if (status != DN_OK) return status;
+    if (!is_name(section, name_bytes)) return DN_FILE_NAME;
+    memcpy(model->name, section, name_bytes);
+
+    section = take(file, 8 * (uint64_t)model->anchor_count);
+    if (!section) return DN_FILE_TRUNCATED;
+    for (int i = 0; i < 2 * model->anchor_count; i++) {
+        float side = dn_load_f32(section + 4 * i);
+        if (!(side > 0 && side <= MAX_ANCHOR)) return DN_FILE_ANCHOR;
+        model->anchors[i / 2][i % 2] = side;
+    }
+    return DN_OK;
+}
+
+dn_status dn_model_open(const void *bytes, size_t length, dn_model *model) {
+    if (!bytes || !model) return DN_NULL_ARGUMENT;
+    cursor file = {(const uint8_t *)bytes, length};
+    memset(model, 0, sizeof *model);
+    dn_status status = open_header(&file, model);
+    if (status != DN_OK) return status;
+    model->stride = 1;
+    for (int i = 0; i < model->stage_count; i++) {
+        const dn_stage *before = i ? &model->stages[i - 1] : NULL;
+        status = open_stage(&file, before, i == model->stage_count - 1, model->anchor_count, &model->stages[i]);
+        if (status != DN_OK) return status;
+        model->stride *= model->stages[i].pool;
+        if (model->stride > MAX_STRIDE) return DN_FILE_STRIDE;
+    }
+    if (file.left) return DN_FILE_TRAILING;
+    model->kernels = dn_kernels_best();
+    return DN_OK;
+}
+
+dn_options dn_model_options(const dn_model *model) {
+    dn_options options = {model->default_size, model->default_score, 0.45f, {0, NULL, NULL}};
+    return options;
+}
+
+const char *dn_status_text(dn_status status) {
+    switch (status) {
+        case DN_OK: return "no error";
+        case DN_NULL_ARGUMENT: return "an argument is NULL";
+        case DN_BAD_PHOTO_SIZE: return "a photo needs sides of 1 to 16384 pixels and rows of at least 3 * width bytes";
+        case DN_BAD_MAP_SIZE: return "the sides of an input map must be multiples of the stride, at most 8192 pixels";
+        case DN_BAD_SIZE: return "size must be 32 to 8192 pixels";
+        case DN_BAD_SCORE: return "score must be 0 to 1";
+        case DN_BAD_IOU: return "iou must be 0 to 1";
+        case DN_BAD_WORKERS: return "0 to 256 workers are possible, and several need a function that runs them";
+        case DN_UNKNOWN_KERNELS: return "there are no kernels of that name, or this processor cannot run them";
+        case DN_ARENA_TOO_SMALL: return "the arena is too small";
+        case DN_TOO_LARGE: return "the arena would be larger than this machine's address space";
+        case DN_BOXES_FULL: return "there are more boxes than places for them; the best were kept";
+        case DN_FILE_TRUNCATED: return "the file ends too early";
+        case DN_FILE_MAGIC: return "not a packed model: the file does not start with DNET";
+        case DN_FILE_VERSION: return "the format's version is not 1";
+        case DN_FILE_LENGTH: return "the file is shorter or longer than its header says";
+        case DN_FILE_CHECKSUM: return "the checksum is wrong: the file is damaged";
+        case DN_FILE_STAGE_COUNT: return "the number of stages is not 1 to 64";
+        case DN_FILE_IMAGE_CHANNELS: return "the image does not have 3 channels";
+        case DN_FILE_ANCHOR_COUNT: return "the number of anchors is not 1 to 16";
+        case DN_FILE_DEFAULT_SIZE: return "the default size is not 32 to 8192 pixels";
+        case DN_FILE_DEFAULT_SCORE: return "the default score is not 0 to 1";
+        case DN_FILE_CENTRE_SCALE: return "the centre scale is not 1 to 4";
+        case DN_FILE_NAME_LENGTH: return "the name's length is not 1 to 64 bytes";
+        case DN_FILE_NAME: return "the name is not UTF-8 or has control characters";
+        case DN_FILE_PADDING: return "unused bytes or bits are not 0";
+        case DN_FILE_ANCHOR: return "a side of an anchor is not above 0 and at most 8192 pixels";
+        case DN_FILE_IN_CHANNELS: return "a stage's input channels are not 1 to 4096 or not those of the map before";
+        case DN_FILE_FILTERS: return "a stage's filters are not 1 to 4096 or, in the last stage, not 6 for each anchor";
+        case DN_FILE_KERNEL: return "a stage's kernel is not 1, 3, 5 or 7";
+        case DN_FILE_POOL: return "a stage's pool is not 1 or 2 or, in the last stage, not 1";
+        case DN_FILE_INPUT_BITS: return "a stage's input bits are not 1 to 8 or not those of the map before";
+        case DN_FILE_WEIGHT_BITS: return "a stage's weight bits are not 1 to 8";
+        case DN_FILE_WEIGHT_COPIES: return "a stage's weight copies are not 1 to 64 or do not divide its channels";
+        case DN_FILE_MAP_COPIES: return "a stage's map copies are not 1 to 64";
+        case DN_FILE_OUTPUT_BITS: return "a stage's output bits are not 1 to 8 or, in the last stage, not 0";
+        case DN_FILE_DISTANCE: return "a stage does not read the map of the stage before";
+        case DN_FILE_ACCUMULATOR: return "a stage's sums do not fit in 31 bits";
+        case DN_FILE_THRESHOLD: return "a stage's thresholds do not ascend or are out of range";
+        case DN_FILE_HEAD_SCALE: return "a scale or bias of the head is not finite";
+        case DN_FILE_STRIDE: return "the product of all pools is above 64";
+        case DN_FILE_TRAILING: return "the file goes on after the last stage";
+        case DN_STATUS_COUNT: break;
+    }
+    return "unknown status";
+}

@@ -1,0 +1,229 @@
+/* dupnet: a face detector in C99, from RGB pixels to boxes.
+ *
+ * A detector is a packed file (.dnet, docs/format.md) and this folder: compile its .c files with your program. There is
+ * no heap, no file access and no state; the arithmetic is integers (docs/arithmetic.md), the same on every machine,
+ * until the last step turns the grid into boxes with a few floats.
+ *
+ *     #include <stdio.h>
+ *     #include <stdlib.h>
+ *     #include "dupnet.h"
+ *
+ *     int find_faces(const void *file, size_t length, const uint8_t *rgb, size_t width, size_t height) {
+ *         static dn_model model;
+ *         dn_status status = dn_model_open(file, length, &model);
+ *         if (status != DN_OK) return puts(dn_status_text(status)), 1;
+ *
+ *         dn_photo photo = {rgb, width, height, 3 * width};
+ *         dn_options options = dn_model_options(&model);
+ *         size_t bytes, count;
+ *         dn_box faces[100];
+ *         if (dn_model_arena_bytes(&model, width, height, &options, &bytes) != DN_OK) return 1;
+ *         void *arena = malloc(bytes);
+ *         status = arena ? dn_detect(&model, &photo, &options, arena, bytes, faces, 100, &count) : DN_ARENA_TOO_SMALL;
+ *         for (size_t i = 0; status == DN_OK && i < count; i++)
+ *             printf("%.0f %.0f %.0f %.0f  %.2f\n", faces[i].x1, faces[i].y1, faces[i].x2, faces[i].y2, faces[i].score);
+ *         free(arena);
+ *         return status != DN_OK;
+ *     }
+ *
+ * Memory. The caller owns all of it. `dn_model` has a fixed size and points into the bytes it was opened from, which must
+ * stay where they are, unchanged, as long as the model is used. Everything else happens in an arena, plain memory of any
+ * alignment whose size is asked for first; nothing in it outlives a call. The stack holds a few hundred bytes.
+ *
+ * Threads. A model is read-only after `dn_model_open`, so any number of threads may share it, each with its own arena.
+ * One call uses several threads if the caller lends them (`dn_workers`); the results are the same bit for bit.
+ *
+ * Failures. Every function that can fail returns a `dn_status`. `dn_model_open` checks every byte of the file, so
+ * later calls do not fail because of its contents, whoever wrote it. When a call fails, its outputs are unspecified.
+ *
+ * Not promised: that boxes agree to the last float bit between C libraries (`expf` differs); integers do. */
+#ifndef DUPNET_H
+#define DUPNET_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+enum {
+    DN_MAX_STAGES = 64,
+    DN_MAX_ANCHORS = 16,
+    DN_MAX_NAME = 64,           /* bytes */
+    DN_MIN_SIZE = 32,           /* of dn_options.size, pixels */
+    DN_MAX_SIZE = 8192,
+    DN_MAX_PHOTO_SIDE = 16384,  /* pixels; below it, the sums of the resize fit in 64 bits */
+    DN_MAX_WORKERS = 256
+};
+
+typedef enum dn_status {
+    DN_OK = 0,
+
+    /* The call. */
+    DN_NULL_ARGUMENT,
+    DN_BAD_PHOTO_SIZE,    /* a side outside 1 .. DN_MAX_PHOTO_SIDE, or rows that overlap */
+    DN_BAD_MAP_SIZE,      /* a side that is 0, above DN_MAX_SIZE or no multiple of the stride */
+    DN_BAD_SIZE,          /* options.size outside DN_MIN_SIZE .. DN_MAX_SIZE */
+    DN_BAD_SCORE,         /* options.score outside 0 .. 1 */
+    DN_BAD_IOU,           /* options.iou outside 0 .. 1 */
+    DN_BAD_WORKERS,       /* more than DN_MAX_WORKERS, or several without `run` */
+    DN_UNKNOWN_KERNELS,   /* no kernels of that name, or this processor cannot run them */
+    DN_ARENA_TOO_SMALL,
+    DN_TOO_LARGE,         /* the arena would be larger than this machine's address space */
+    DN_BOXES_FULL,        /* more boxes than `capacity`: the best are there, the rest is missing */
+
+    /* The packed file, in the order in which docs/format.md states the rules. */
+    DN_FILE_TRUNCATED,
+    DN_FILE_MAGIC,
+    DN_FILE_VERSION,
+    DN_FILE_LENGTH,
+    DN_FILE_CHECKSUM,
+    DN_FILE_STAGE_COUNT,
+    DN_FILE_IMAGE_CHANNELS,
+    DN_FILE_ANCHOR_COUNT,
+    DN_FILE_DEFAULT_SIZE,
+    DN_FILE_DEFAULT_SCORE,
+    DN_FILE_CENTRE_SCALE,
+    DN_FILE_NAME_LENGTH,
+    DN_FILE_NAME,         /* not UTF-8, or control characters */
+    DN_FILE_PADDING,      /* bytes or bits that must be 0 */
+    DN_FILE_ANCHOR,
+    DN_FILE_IN_CHANNELS,
+    DN_FILE_FILTERS,
+    DN_FILE_KERNEL,
+    DN_FILE_POOL,
+    DN_FILE_INPUT_BITS,
+    DN_FILE_WEIGHT_BITS,
+    DN_FILE_WEIGHT_COPIES,
+    DN_FILE_MAP_COPIES,
+    DN_FILE_OUTPUT_BITS,
+    DN_FILE_DISTANCE,
+    DN_FILE_ACCUMULATOR,  /* sums of this stage would not fit in 31 bits */
+    DN_FILE_THRESHOLD,    /* not ascending, or out of range */
+    DN_FILE_HEAD_SCALE,   /* not finite */
+    DN_FILE_STRIDE,
+    DN_FILE_TRAILING,     /* bytes after the last stage */
+
+    DN_STATUS_COUNT
+} dn_status;
+
+/* One English sentence, never NULL. */
+const char *dn_status_text(dn_status status);
+
+/* Convolution, max-pool, thresholds (docs/arithmetic.md). Read-only; `weights`, `thresholds` and `scales` point into the file. */
+typedef struct dn_stage {
+    const uint8_t *weights;     /* [filters][weight_bits][plane_bytes], bit planes of the codes */
+    const uint8_t *thresholds;  /* [filters][2^output_bits - 1], little-endian, threshold_bytes each; NULL in the last stage */
+    const uint8_t *scales;      /* [filters] scale, [filters] bias, little-endian f32; NULL in all other stages */
+    size_t plane_bytes;         /* ceil(kernel * kernel * stored_channels / 8) */
+    int32_t accumulator_max;    /* sums lie within plus and minus this */
+    uint32_t stored_channels;   /* of the weights, before duplication */
+    uint16_t in_channels;       /* of the map that is read, before duplication */
+    uint16_t filters;
+    uint8_t kernel, pool;
+    uint8_t input_bits, weight_bits, output_bits;  /* output_bits is 0 in the last stage */
+    uint8_t weight_copies, map_copies;
+    uint8_t threshold_bytes;    /* 2 or 4 */
+} dn_stage;
+
+/* A packed file after all checks. Caller-owned, about 5 KB, trivially copyable; read-only. */
+typedef struct dn_model {
+    const struct dn_kernels *kernels;  /* private */
+    char name[DN_MAX_NAME + 1];        /* UTF-8, zero-terminated */
+    int stage_count, anchor_count;
+    int stride;                        /* pixels of the input map per cell of the grid, 1 .. 64 */
+    int default_size;                  /* pixels */
+    float default_score;
+    float centre_scale;
+    float anchors[DN_MAX_ANCHORS][2];  /* width, height in pixels of the input map */
+    dn_stage stages[DN_MAX_STAGES];
+} dn_model;
+
+/* RGB pixels, 3 bytes each; row y starts at pixels + y * row_bytes, row_bytes >= 3 * width. */
+typedef struct dn_photo {
+    const uint8_t *pixels;
+    size_t width, height;  /* 1 .. DN_MAX_PHOTO_SIDE */
+    size_t row_bytes;
+} dn_photo;
+
+/* Coordinates in pixels of the photo, from its top left corner, clipped to it. */
+typedef struct dn_box {
+    float x1, y1, x2, y2;
+    float score;  /* 0 .. 1 */
+} dn_box;
+
+/* Threads lent by the caller. `run` must call task(context, i) once for each i in 0 .. count - 1, in any order, on any
+ * threads, and return when all are done. count = 0 or 1: the calling thread does everything and `run` may be NULL. */
+typedef void (*dn_task)(void *context, int index);
+typedef struct dn_workers {
+    int count;
+    void (*run)(void *pool, int count, dn_task task, void *context);
+    void *pool;  /* handed to `run` */
+} dn_workers;
+
+typedef struct dn_options {
+    int size;     /* long side of the scaled photo in pixels */
+    float score;  /* boxes below it are dropped, 0 .. 1 */
+    float iou;    /* of two boxes that overlap by more than this, the better stays, 0 .. 1 */
+    dn_workers workers;
+} dn_options;
+
+/* The output map of a stage. Levels are stored pixel by pixel, row-major: for each pixel `bits` planes of
+ * ceil(channels / 8) bytes, plane 0 (the lowest bit of the levels) first; channel c is bit c mod 8 of byte c div 8.
+ * The grid (bits = 0) is int32_t [channels][rows][columns]. */
+typedef struct dn_map {
+    const void *data;
+    int stage;  /* 0 is the first */
+    int bits;
+    size_t channels, rows, columns;
+} dn_map;
+
+/* Called after each stage, on the calling thread; the map is valid during the call. */
+typedef void (*dn_tap)(void *context, const dn_map *map);
+
+/* Check a packed file and describe it in `model`, using the fastest kernels that this processor runs.
+ * Any bytes are safe to pass. Fails with DN_FILE_*: the first rule that is broken. */
+dn_status dn_model_open(const void *bytes, size_t length, dn_model *model);
+
+/* The file's defaults, iou 0.45, one thread. */
+dn_options dn_model_options(const dn_model *model);
+
+/* Names of the kernels in this build, the slowest ("portable") first; NULL past the end. */
+const char *dn_kernels_name(size_t index);
+
+/* For tests: use these kernels instead. Fails with DN_UNKNOWN_KERNELS, and changes nothing then. */
+dn_status dn_model_use_kernels(dn_model *model, const char *name);
+
+/* Bytes that `dn_detect` needs for a photo of this size with these options. */
+dn_status dn_model_arena_bytes(const dn_model *model, size_t width, size_t height, const dn_options *options, size_t *bytes);
+
+/* Find the boxes in a photo, the best first. At most `capacity` are written; if there are more, the best `capacity`
+ * of them are, and the status is DN_BOXES_FULL. */
+dn_status dn_detect(const dn_model *model, const dn_photo *photo, const dn_options *options, void *arena, size_t arena_bytes,
+                    dn_box *boxes, size_t capacity, size_t *count);
+
+/* The most boxes that `dn_detect` can find in a photo of this size: cells of the grid times anchors. */
+dn_status dn_model_boxes_max(const dn_model *model, size_t width, size_t height, const dn_options *options, size_t *boxes);
+
+/* Run all stages on an input map, uint8_t [rows][columns][3], sides multiples of the stride up to DN_MAX_SIZE.
+ * `grid` receives int32_t [6 * anchors][rows / stride][columns / stride]; `tap` (may be NULL) sees each map. */
+dn_status dn_run(const dn_model *model, const uint8_t *input_map, size_t rows, size_t columns, const dn_workers *workers, dn_tap tap,
+                 void *tap_context, void *arena, size_t arena_bytes, int32_t *grid);
+
+/* Bytes that `dn_run` needs. */
+dn_status dn_run_arena_bytes(const dn_model *model, size_t rows, size_t columns, const dn_workers *workers, size_t *bytes);
+
+/* The value of one element of a map; for inspection, slow. */
+int32_t dn_map_value(const dn_map *map, size_t channel, size_t row, size_t column);
+
+/* Resize a photo to `rows` x `columns` pixels, each at most DN_MAX_PHOTO_SIDE; out is uint8_t [rows][columns][3]. */
+dn_status dn_resize(const dn_photo *photo, size_t rows, size_t columns, void *arena, size_t arena_bytes, uint8_t *out);
+
+/* Bytes that `dn_resize` needs for a photo of this size. */
+dn_status dn_resize_arena_bytes(size_t width, size_t height, size_t rows, size_t columns, size_t *bytes);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
