@@ -52,8 +52,8 @@ class Augmentation:
     gain: float = 0.15
 
     def __post_init__(self) -> None:
-        if self.crop_px % 32 or not 32 <= self.crop_px <= 2048:
-            raise SpecError(f"augmentation: crop_px must be a multiple of 32 in 32 to 2048, not {self.crop_px}")
+        if self.crop_px % 2 or not 16 <= self.crop_px <= 2048:
+            raise SpecError(f"augmentation: crop_px must be an even number in 16 to 2048, not {self.crop_px}")
         for name in ("face_px", "fit"):
             low, high = getattr(self, name)
             if not 0 < low <= high:

@@ -91,10 +91,8 @@ class Recipe:
                 raise SpecError(f"recipe: {name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.ema < 1:
             raise SpecError(f"recipe: ema must be in [0, 1), not {self.ema}")
-        if self.augmentation.crop_px % (2 * self.spec.stride):
-            raise SpecError(
-                f"recipe: crop_px must be a multiple of {2 * self.spec.stride}, twice the model's stride, not {self.augmentation.crop_px}"
-            )
+        if self.augmentation.crop_px % self.spec.stride:
+            raise SpecError(f"recipe: crop_px must be a multiple of the model's stride {self.spec.stride}, not {self.augmentation.crop_px}")
 
 
 SECTIONS = {"network": NetworkOptions, "augmentation": Augmentation, "loss": LossOptions, "optimizer": Optimizer, "schedule": Schedule}

@@ -1,0 +1,166 @@
+"""Runs: they learn, they survive being killed, they tell what is wrong."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dupnet.data import wider
+from dupnet.data.augmentation import Augmentation
+from dupnet.data.photos import Photos
+from dupnet.errors import CheckpointError, SpecError
+from dupnet.nn import checkpoint
+from dupnet.spec import HeadSpec, LayerSpec, ModelSpec
+from dupnet.training import recipe as recipes
+from dupnet.training.loop import train
+from dupnet.training.recipe import Optimizer, Recipe, Schedule
+from dupnet.training.targets import Crops, batches
+
+SPEC = ModelSpec(
+    "small",
+    (
+        LayerSpec(8, pool=2, input_bits=8),
+        LayerSpec(16, pool=2, map_copies=4),
+        LayerSpec(16, pool=2),
+        LayerSpec(32, pool=2),
+        LayerSpec(32, weight_copies=4),
+        LayerSpec(12),
+    ),
+    HeadSpec(((20.0, 20.0), (36.0, 36.0)), 2.0),
+)
+RECIPE = Recipe(
+    SPEC,
+    steps=12,
+    batch=2,
+    seed=5,
+    checkpoint_steps=4,
+    augmentation=Augmentation(crop_px=96),
+    schedule=Schedule("cosine", warmup_steps=2),
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.read(folder / "network.pt")["weights"]
+
+
+def test_a_run_learns_discs(tiny_wider: Path, tmp_path: Path) -> None:
+    long = replace(RECIPE, steps=150, batch=4, optimizer=Optimizer(learning_rate=5e-3), schedule=Schedule("cosine", warmup_steps=10))
+    network = train(long, data=tiny_wider, out=tmp_path / "run", cache=tmp_path / "cache", progress=False, workers=0)
+    rows = list(csv.DictReader(open(tmp_path / "run" / "metrics.csv")))
+    assert [int(row["step"]) for row in rows] == [50, 100, 150]
+    assert float(rows[-1]["loss"]) < 0.75 * float(rows[0]["loss"]) and float(rows[-1]["mean_iou"]) > 0.4
+    assert not network.training and list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+SCRIPT = """
+import sys, torch
+torch.set_num_threads(1)
+from pathlib import Path
+from dupnet.training import recipe as recipes
+from dupnet.training.loop import train
+data, out, resume = sys.argv[1:]
+train(Path(out).parent / "recipe.toml", data=data, out=out, resume=resume == "resume", progress=False, workers=1)
+"""
+
+
+def write_recipe(path: Path) -> None:
+    from dupnet.spec import to_toml
+
+    (path.parent / "small.toml").write_text(to_toml(SPEC))
+    path.write_text(
+        f'spec = "{path.parent / "small.toml"}"\nsteps = 60\nbatch = 2\nseed = 5\ncheckpoint_steps = 7\n'
+        "[augmentation]\ncrop_px = 96\n[schedule]\nwarmup_steps = 3\n"
+    )
+
+
+def test_killed_and_resumed_equals_never_killed(tiny_wider: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path / "recipe.toml")
+
+    def start(out: str, resume: str) -> subprocess.Popen[bytes]:
+        return subprocess.Popen([sys.executable, "-c", SCRIPT, str(tiny_wider), str(tmp_path / out), resume], start_new_session=True)
+
+    assert start("whole", "new").wait(240) == 0
+    victim = start("killed", "new")
+    saved = tmp_path / "killed" / "checkpoint.pt"
+    until = time.time() + 120
+    while not saved.exists() and victim.poll() is None and time.time() < until:
+        time.sleep(0.02)
+    os.killpg(victim.pid, signal.SIGKILL)
+    victim.wait()
+    stopped_at = checkpoint.read(saved)["step"]
+    assert 0 < stopped_at < 60, "the run was to be killed in the middle"
+    assert start("killed", "resume").wait(240) == 0
+    whole, resumed = weights(tmp_path / "whole"), weights(tmp_path / "killed")
+    assert all(torch.equal(whole[name], resumed[name]) for name in whole)
+    steps = [[row["step"] for row in csv.DictReader(open(tmp_path / run / "metrics.csv"))] for run in ("whole", "killed")]
+    assert steps[0] == steps[1]
+
+
+def test_crops_depend_on_seed_and_index_alone(tiny_wider: Path, tmp_path: Path) -> None:
+    samples, images = wider.split(tiny_wider, "train")
+    how = Augmentation(crop_px=96)
+    decoded = Crops(Photos(samples, images), how, 3)
+    cached = Crops(Photos(samples, images, tmp_path / "cache"), how, 3)
+    for index in (0, 7, 123456):
+        assert all(np.array_equal(a, b) for a, b in zip(decoded[index], cached[index]))
+    assert not np.array_equal(decoded[0][0], decoded[1][0])
+    assert not np.array_equal(decoded[0][0], Crops(Photos(samples, images), how, 4)[0][0])
+    late = next(batches(decoded, batch=2, first_step=3, last_step=4, workers=0))
+    whole = list(batches(decoded, batch=2, first_step=0, last_step=4, workers=0))
+    assert all(torch.equal(a, b) for a, b in zip(late, whole[3]))
+    first, second = (next(batches(decoded, batch=1, first_step=3, last_step=4, workers=0, rank=r, world=2)) for r in (0, 1))
+    assert torch.equal(torch.cat([first[0], second[0]]), whole[3][0])
+
+
+def test_what_cannot_run_says_why(tiny_wider: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    with pytest.raises(CheckpointError, match="nothing to resume"):
+        train(RECIPE, data=tiny_wider, out=out, resume=True, progress=False, workers=0)
+    train(RECIPE, data=tiny_wider, out=out, progress=False, workers=0)
+    with pytest.raises(CheckpointError, match="resume that run, or choose another folder"):
+        train(RECIPE, data=tiny_wider, out=out, progress=False, workers=0)
+    with pytest.raises(CheckpointError, match="another recipe.*seed"):
+        train(replace(RECIPE, seed=6), data=tiny_wider, out=out, resume=True, progress=False, workers=0)
+    (out / "checkpoint.pt").write_bytes((out / "checkpoint.pt").read_bytes()[:500])
+    with pytest.raises(CheckpointError, match="not a readable checkpoint"):
+        train(RECIPE, data=tiny_wider, out=out, resume=True, progress=False, workers=0)
+    if not torch.cuda.is_available():
+        with pytest.raises(SpecError, match="no CUDA device"):
+            train(RECIPE, data=tiny_wider, out=tmp_path / "gpu", device="cuda", progress=False)
+
+
+def test_fine_tuning_starts_from_given_weights(tiny_wider: Path, tmp_path: Path) -> None:
+    train(RECIPE, data=tiny_wider, out=tmp_path / "a", progress=False, workers=0)
+    start = str(tmp_path / "a" / "network.pt")
+    still = replace(RECIPE, steps=1, start_from=start, optimizer=Optimizer(learning_rate=1e-12), ema=0.0)
+    train(still, data=tiny_wider, out=tmp_path / "b", progress=False, workers=0)
+    a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
+    assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a if name.endswith("conv.weight"))
+    other = replace(RECIPE, start_from=start, spec=recipes.load("first-light").spec)
+    with pytest.raises(CheckpointError, match="do not fit"):
+        train(other, data=tiny_wider, out=tmp_path / "c", progress=False, workers=0)
+
+
+def test_two_processes_train_one_network(tiny_wider: Path, tmp_path: Path) -> None:
+    write_recipe(tmp_path / "recipe.toml")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dupnet", "train"]
+    command += [str(tmp_path / "recipe.toml"), "--data", str(tiny_wider), "--out", str(tmp_path / "run"), "--workers", "0", "--device", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = list(csv.DictReader(open(tmp_path / "run" / "metrics.csv")))
+    assert rows[-1]["step"] == "60" and rows[-1]["images"] == "240"

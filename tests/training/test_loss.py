@@ -1,0 +1,121 @@
+"""The region loss on grids small enough to compute by hand."""
+
+import numpy as np
+import pytest
+import torch
+
+from dupnet import head as grid_head
+from dupnet.data.augmentation import FACE, IGNORE
+from dupnet.spec import HeadSpec
+from dupnet.training.loss import LossOptions, decode, generalized_iou, region_loss
+
+HEAD = HeadSpec(((20.0, 20.0), (60.0, 60.0)), centre_scale=2.0)
+YOLO = HeadSpec(((20.0, 20.0), (60.0, 60.0)), centre_scale=1.0)
+
+
+def grid(objectness: float = -8.0, rows: int = 4, columns: int = 4) -> torch.Tensor:
+    g = torch.zeros(1, 12, rows, columns)
+    g.view(1, 2, 6, rows, columns)[:, :, grid_head.OBJECTNESS] = objectness
+    return g
+
+
+def one(box: list[float], kind: int = FACE) -> tuple[torch.Tensor, torch.Tensor]:
+    return torch.tensor([[box]]), torch.tensor([[kind]], dtype=torch.uint8)
+
+
+def test_torch_decodes_as_numpy() -> None:
+    torch.manual_seed(0)
+    g = torch.randn(1, 12, 3, 5) * 2
+    boxes, _ = decode(g, HEAD, 16)
+    expected, _ = grid_head.decode(g[0].numpy(), HEAD, 16)
+    np.testing.assert_allclose(boxes.reshape(-1, 4).numpy(), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_perfect_grid_costs_almost_nothing() -> None:
+    g = grid()
+    g.view(1, 2, 6, 4, 4)[0, 0, grid_head.OBJECTNESS, 1, 2] = 8.0
+    losses = region_loss(g, *one([30, 14, 50, 34]), HEAD, 16, LossOptions())  # centre (40, 24): cell row 1, column 2
+    assert losses.total < 1e-3 and losses.mean_iou > 0.999 and losses.faces == 1
+
+
+def test_missing_a_face_costs_and_pulls_its_anchor_up() -> None:
+    g = grid().requires_grad_()
+    region_loss(g, *one([30, 14, 50, 34]), HEAD, 16, LossOptions()).total.backward()
+    gradient = g.grad.view(2, 6, 4, 4)
+    assert gradient[0, grid_head.OBJECTNESS, 1, 2] < -0.5
+    assert gradient[1].abs().max() < 1e-2, "the large anchor does not answer for a small face"
+
+
+def test_false_alarms_cost_but_not_in_ignore_regions() -> None:
+    g = grid()
+    g.view(1, 2, 6, 4, 4)[0, 0, grid_head.OBJECTNESS, 1, 2] = 8.0
+    far = region_loss(g, *one([0, 40, 20, 60], IGNORE), HEAD, 16, LossOptions()).total
+    over = region_loss(g, *one([20, 4, 60, 44], IGNORE), HEAD, 16, LossOptions()).total
+    punished = region_loss(g, *one([20, 4, 60, 44], IGNORE), HEAD, 16, LossOptions(ignore_overlap=1.0)).total
+    assert over < 0.01 < far and punished > 1
+
+
+def test_several_anchors_answer_only_in_iou_style() -> None:
+    head = HeadSpec(((20.0, 20.0), (22.0, 22.0)), centre_scale=1.0)
+    for style, answering in (("iou", 2), ("yolov2", 1)):
+        g = grid(0.0).requires_grad_()
+        region_loss(g, *one([30, 14, 50, 34]), head, 16, LossOptions(style=style)).total.backward()
+        assert (g.grad.view(2, 6, 4, 4)[:, grid_head.OBJECTNESS, 1, 2] < -0.05).sum() == answering
+
+
+def test_yolov2_equals_darknets_sums() -> None:
+    g = grid(0.0).requires_grad_()
+    options = LossOptions(style="yolov2")
+    losses = region_loss(g, *one([30, 14, 50, 34]), YOLO, 16, options)
+    # centre (40, 24) is (.5, .5) in its cell: the box is exact and its IoU 1. 31 anchors at sigma(0) = 1/2 should be 0 and the
+    # answering one should be 1, with scale 5; of the 31, none overlaps the face by more than 0.6.
+    assert losses.box == pytest.approx(0.0, abs=1e-6)
+    assert losses.total.item() == pytest.approx((31 * 0.25 + 5 * 0.25) / 2)
+    losses.total.backward()
+    gradient = g.grad.view(2, 6, 4, 4)
+    assert gradient[0, grid_head.OBJECTNESS, 1, 2].item() == pytest.approx(5 * (0.5 - 1) * 0.25)  # scale (p - 1) p (1 - p)
+    assert gradient[0, grid_head.OBJECTNESS, 0, 0].item() == pytest.approx(0.5 * 0.25)
+
+
+def test_yolov2_box_term_weighs_small_faces_more() -> None:
+    def box_loss(size: float) -> float:
+        g = grid()
+        g.view(1, 2, 6, 4, 4)[:, :, 2] = 0.5  # every width is wrong by the same factor
+        half = size / 2
+        return region_loss(g, *one([40 - half, 24 - half, 40 + half, 24 + half]), YOLO, 16, LossOptions(style="yolov2")).box.item()
+
+    assert box_loss(20) == pytest.approx(0.25 * (2 - 400 / 4096) / 2, rel=1e-4)
+    assert box_loss(60) == pytest.approx(0.25 * (2 - 3600 / 4096) / 2, rel=1e-4)
+
+
+def test_yolov2_draws_boxes_to_their_anchors_at_first() -> None:
+    g = torch.randn(1, 12, 4, 4)
+    none = torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.uint8)
+    options = LossOptions(style="yolov2", prior_photos=100)
+    assert region_loss(g, *none, YOLO, 16, options, seen=99).box > 0 == region_loss(g, *none, YOLO, 16, options, seen=100).box
+
+
+def test_at_most_so_many_faces() -> None:
+    boxes = torch.tensor([[[5.0, 5, 25, 25], [35, 5, 55, 25], [5, 35, 25, 55]]])
+    kinds = torch.full((1, 3), FACE, dtype=torch.uint8)
+    assert region_loss(grid(), boxes, kinds, HEAD, 16, LossOptions(faces_max=2)).faces == 2
+    assert region_loss(grid(), boxes, kinds, HEAD, 16, LossOptions()).faces == 3
+
+
+def test_no_faces_and_faces_on_the_edge() -> None:
+    none = torch.zeros(1, 4, 4), torch.zeros(1, 4, dtype=torch.uint8)
+    for style in ("iou", "yolov2"):
+        g = grid().requires_grad_()
+        total = region_loss(g, *none, HEAD, 16, LossOptions(style=style)).total
+        total.backward()
+        assert torch.isfinite(total) and torch.isfinite(g.grad).all()
+        total = region_loss(g, *one([64.0, 64, 64, 64]), HEAD, 16, LossOptions(style=style)).total
+        assert not torch.isnan(total)
+
+
+def test_generalized_iou_by_hand() -> None:
+    a, b = torch.tensor([[0.0, 0, 2, 2]]), torch.tensor([[1.0, 0, 3, 2]])
+    iou, giou = generalized_iou(a, b)
+    assert iou.item() == pytest.approx(1 / 3) and giou.item() == pytest.approx(1 / 3)  # the hull has no empty part
+    _, apart = generalized_iou(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[2.0, 0, 3, 1]]))
+    assert apart.item() == pytest.approx(-1 / 3)

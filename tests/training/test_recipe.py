@@ -1,0 +1,55 @@
+"""Recipes: all that ship load, dictionaries come back, mistakes are named."""
+
+from pathlib import Path
+
+import pytest
+
+from dupnet import zoo
+from dupnet.errors import SpecError
+from dupnet.training import recipe as recipes
+from dupnet.training.loop import learning_rate
+from dupnet.training.recipe import Recipe, Schedule
+
+
+@pytest.mark.parametrize("name", recipes.names())
+def test_every_shipped_recipe_loads_and_comes_back(name: str) -> None:
+    loaded = recipes.load(name)
+    assert recipes.from_dict(recipes.to_dict(loaded)) == loaded
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("steps = 3", "needs 'spec'"),
+        ('spec = "dupnet-tinier-yolo"', "needs 'steps'"),
+        ('spec = "nothing"\nsteps = 3', "no model 'nothing'"),
+        ('spec = "dupnet-tinier-yolo"\nsteps = 0', "steps must be at least 1"),
+        ('spec = "dupnet-tinier-yolo"\nsteps = 3\nstep = 3', "unknown key 'step'"),
+        ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[loss]\nstyle = "ssd"', "style must be"),
+        ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[loss]\nfoo = 1', r"\[loss\]: unknown key 'foo'"),
+        ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[augmentation]\ncrop_px = 330', "crop_px"),
+        ("steps =", "not valid TOML"),
+    ],
+)
+def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "mine.toml"
+    path.write_text(text)
+    with pytest.raises(SpecError, match=message) as caught:
+        recipes.load(path)
+    assert "mine.toml" in str(caught.value)
+
+
+def test_a_missing_recipe_lists_those_that_ship() -> None:
+    with pytest.raises(SpecError, match=recipes.names()[0]):
+        recipes.load("absent.toml")
+
+
+def test_schedules() -> None:
+    spec = zoo.get("dupnet-tinier-yolo")
+    cosine = Recipe(spec, steps=1300, schedule=Schedule("cosine", warmup_steps=300, final=0.01))
+    assert learning_rate(cosine, 0) == pytest.approx(2e-3 / 300)
+    assert learning_rate(cosine, 300) == pytest.approx(2e-3)
+    assert learning_rate(cosine, 800) == pytest.approx(2e-3 * (0.01 + 0.99 / 2))
+    assert learning_rate(cosine, 1300) == pytest.approx(2e-5)
+    step = Recipe(spec, steps=100, schedule=Schedule("step", warmup_steps=0, milestones=(30, 60), factor=0.1))
+    assert [learning_rate(step, n) for n in (0, 29, 30, 60)] == pytest.approx([2e-3, 2e-3, 2e-4, 2e-5])
