@@ -1,0 +1,92 @@
+"""The definition of the arithmetic, in numpy: slow and obvious. docs/arithmetic.md says the same in words.
+
+Channels are really duplicated here and every sum really made; the C core must find the same integers faster. Before this
+module comes an `IntegerModel`, from `dupnet.conversion` or `dupnet.packed`; nothing but tests and the curious come after it.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dupnet import image
+from dupnet.detections import Detections, nms
+from dupnet.head import decode
+from dupnet.integer import IntegerModel, Stage
+
+
+def run(model: IntegerModel, input_map: NDArray[np.uint8]) -> tuple[NDArray[np.uint8] | NDArray[np.int32], ...]:
+    """Compute every map.
+
+    Args:
+        model: must obey the rules of `dupnet.integer.validate`.
+        input_map: `(rows, columns, 3) uint8`, sides multiples of `model.stride`.
+
+    Returns:
+        The output of each stage: levels `(filters, rows, columns) uint8` after pool and thresholds; of the last stage the
+        grid's accumulators, `(6 * anchors, rows, columns) int32`.
+
+    Raises:
+        ValueError: the input map has another shape or type.
+    """
+    if input_map.ndim != 3 or input_map.shape[2] != 3 or input_map.dtype != np.uint8:
+        raise ValueError(f"an input map is (rows, columns, 3) uint8, not {input_map.shape} {input_map.dtype}")
+    if min(input_map.shape) == 0 or any(side % model.stride for side in input_map.shape[:2]):
+        raise ValueError(f"the sides of an input map must be multiples of {model.stride}, not {input_map.shape[:2]}")
+    maps: list[NDArray[np.uint8] | NDArray[np.int32]] = []
+    levels = input_map.transpose(2, 0, 1)
+    for stage in model.stages:
+        accumulators = _pool(_convolve(stage, levels), stage.pool)
+        if stage.thresholds is None:
+            maps.append(accumulators)
+        else:
+            levels = _count(accumulators, stage.thresholds)
+            maps.append(levels)
+    return tuple(maps)
+
+
+def _convolve(stage: Stage, levels: NDArray[np.uint8]) -> NDArray[np.int32]:
+    k, (rows, columns) = stage.kernel, levels.shape[1:]
+    weights = np.tile(stage.weights, (1, stage.weight_copies, 1, 1)).astype(np.float64)
+    tiled = np.tile(levels, (stage.map_copies, 1, 1))
+    framed = np.pad(tiled, ((0, 0), (k // 2, k // 2), (k // 2, k // 2))).astype(np.float64)
+    sums = np.zeros((stage.filters, rows, columns))
+    for i in range(k):
+        for j in range(k):  # exact: integers below 2^31, in numbers with 53 bits
+            sums += np.tensordot(weights[:, :, i, j], framed[:, i : i + rows, j : j + columns], axes=1)
+    return sums.astype(np.int32)
+
+
+def _pool(values: NDArray[np.int32], pool: int) -> NDArray[np.int32]:
+    filters, rows, columns = values.shape
+    return values.reshape(filters, rows // pool, pool, columns // pool, pool).max(axis=(2, 4))
+
+
+def _count(values: NDArray[np.int32], thresholds: NDArray[np.int32]) -> NDArray[np.uint8]:
+    return sum((values >= t[:, None, None] for t in thresholds.T), np.zeros(values.shape, np.uint8))
+
+
+def grid_values(model: IntegerModel, accumulators: NDArray[np.int32]) -> NDArray[np.float32]:
+    """The grid's real values `(6 * anchors, rows, columns) float32`: `scale * accumulator + bias`, rounded to float32 at each step."""
+    return model.scale[:, None, None] * accumulators.astype(np.float32) + model.bias[:, None, None]
+
+
+def detect(
+    model: IntegerModel, source: image.Source, *, size: int | None = None, score: float | None = None, iou: float = 0.45
+) -> Detections:
+    """Find boxes in a photo, as `dupnet.Detector` does.
+
+    Args:
+        model: the detector.
+        source: a path, an array or a PIL image (`dupnet.image.read`).
+        size: long side of the scaled photo in pixels; the model's default if None.
+        score: lowest score kept; the model's default if None.
+        iou: of two boxes that overlap by more than this, the better stays.
+    """
+    photo = image.read(source)
+    view = image.to_input(photo, model.default_size_px if size is None else size, stride=model.stride)
+    boxes, scores = decode(grid_values(model, run(model, view.pixels)[-1]), model.head, model.stride)
+    sure = scores >= np.float32(model.default_score if score is None else score)
+    boxes, scores = boxes[sure], scores[sure]
+    kept = nms(boxes, scores, threshold=iou)
+    return Detections(image.to_photo(boxes[kept], view), scores[kept], photo)

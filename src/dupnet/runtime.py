@@ -1,0 +1,122 @@
+"""The detector that users meet: a packed file, run by the C core.
+
+Everything with an exact answer happens in `core/`; here photos come in, arguments are checked and `Detections` go out.
+Before this module comes `dupnet.packed`, which wrote the file; `dupnet.reference` gives the same results slowly.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dupnet import _core, image, zoo
+from dupnet.detections import Detections
+from dupnet.errors import ModelFileError
+
+DEFAULT_MODEL = "dupnet-tinier-yolo"
+DEFAULT_IOU = 0.45
+MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192
+MAX_THREADS = 256
+
+
+class Detector:
+    """Finds boxes in photos. Any number of threads may share one detector.
+
+    Args:
+        model: a name of `dupnet.zoo.model_names()`, or the path of a `.dnet` file; the bundled default if None. A string is
+            a path if it ends in `.dnet` or has a folder in it.
+        threads: how many share the work of one photo, 1 to 256; the result is the same for any number.
+
+    Attributes:
+        name: of the model.
+        default_size: long side of the scaled photo in pixels, unless `detect` is told another.
+        default_score: lowest score kept, unless `detect` is told another.
+        stride: the sides of an input map are multiples of it, in pixels.
+
+    Raises:
+        ModelFileError: the file cannot be read or breaks a rule of docs/format.md.
+        SpecError: no model of that name ships.
+        ValueError: a number of threads out of range.
+
+    Example:
+        >>> faces = Detector().detect("group.jpg")    # doctest: +SKIP
+        >>> len(faces), faces.scores.max()            # doctest: +SKIP
+        (3, 0.98)
+    """
+
+    def __init__(self, model: str | os.PathLike[str] | None = None, *, threads: int = 1) -> None:
+        if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+            raise ValueError(f"threads must be 1 to {MAX_THREADS}, not {threads!r}")
+        path = _path(DEFAULT_MODEL if model is None else model)
+        try:
+            self._model = _core.Model(path.read_bytes())
+        except OSError as error:
+            raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+        except ModelFileError as error:
+            raise ModelFileError(f"{path}: {error}") from None
+        self._threads = threads
+        self.name: str = self._model.name
+        self.default_size: int = self._model.default_size
+        self.default_score: float = self._model.default_score
+        self.stride: int = self._model.stride
+
+    def __repr__(self) -> str:
+        return f"Detector({self.name!r}, size={self.default_size}, score={self.default_score:.2f})"
+
+    def detect(
+        self, source: image.Source, *, size: int | None = None, score: float | None = None, iou: float | None = None
+    ) -> Detections:
+        """Find boxes in a photo.
+
+        Args:
+            source: a path, a uint8 array `(h, w, 3)` in the order RGB, or a PIL image (`dupnet.image.read`).
+            size: the photo's long side is scaled to so many pixels, 32 to 8192. Larger finds smaller faces and takes longer.
+            score: lowest score kept, in [0, 1].
+            iou: of two boxes that overlap by more than this, the better stays, in [0, 1]; 0.45 by default.
+
+        Returns:
+            Boxes in pixels of the photo, the surest first; empty if there are none.
+
+        Raises:
+            ImageError: the photo cannot be read.
+            ValueError: an argument out of range.
+        """
+        size = self.default_size if size is None else size
+        score = self.default_score if score is None else score
+        iou = DEFAULT_IOU if iou is None else iou
+        if not isinstance(size, (int, np.integer)) or not MIN_SIZE_PX <= size <= MAX_SIZE_PX:
+            raise ValueError(f"size must be an integer from {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels, not {size!r}")
+        for what, value in (("score", score), ("iou", iou)):
+            if not 0 <= value <= 1:
+                raise ValueError(f"{what} must be from 0 to 1, not {value!r}")
+        photo = image.read(source)
+        pixels = np.ascontiguousarray(photo)
+        xyxy, scores = self._model.detect(pixels, size=int(size), score=float(score), iou=float(iou), threads=self._threads)
+        return Detections(xyxy, scores, photo)
+
+    def maps(self, input_map: NDArray[np.uint8]) -> tuple[NDArray[np.uint8] | NDArray[np.int32], ...]:
+        """Compute every map, as `dupnet.reference.run` does, by the C core.
+
+        Args:
+            input_map: `(rows, columns, 3) uint8`, sides multiples of `stride`, at most 8192.
+
+        Returns:
+            The output of each stage: levels `(filters, rows, columns) uint8`; of the last stage the grid's accumulators, int32.
+
+        Raises:
+            ValueError: the input map has another shape or type.
+        """
+        if input_map.ndim != 3 or input_map.shape[2] != 3 or input_map.dtype != np.uint8:
+            raise ValueError(f"an input map is (rows, columns, 3) uint8, not {input_map.shape} {input_map.dtype}")
+        if any(side % self.stride or not 1 <= side <= MAX_SIZE_PX for side in input_map.shape[:2]):
+            raise ValueError(f"the sides of an input map must be multiples of {self.stride} up to {MAX_SIZE_PX}, not {input_map.shape[:2]}")
+        return tuple(self._model.run(np.ascontiguousarray(input_map), threads=self._threads))
+
+
+def _path(model: str | os.PathLike[str]) -> Path:
+    if isinstance(model, str) and not model.endswith(".dnet") and Path(model).name == model:
+        return zoo.model_path(model)
+    return Path(model)
