@@ -60,7 +60,7 @@ def test_several_anchors_answer_only_in_iou_style() -> None:
     for style, answering in (("iou", 2), ("yolov2", 1)):
         g = grid(0.0).requires_grad_()
         region_loss(g, *one([30, 14, 50, 34]), head, 16, LossOptions(style=style)).total.backward()
-        assert (g.grad.view(2, 6, 4, 4)[:, grid_head.OBJECTNESS, 1, 2] < -0.05).sum() == answering
+        assert (g.grad.view(2, 6, 4, 4)[:, grid_head.OBJECTNESS, 1, 2] < -0.02).sum() == answering
 
 
 def test_yolov2_equals_darknets_sums() -> None:
