@@ -59,6 +59,8 @@ class Detections:
             raise DataError(f"{len(scores)} scores need boxes of shape ({len(scores)}, 4), not {xyxy.shape}")
         if not (np.isfinite(xyxy).all() and np.isfinite(scores).all()):
             raise DataError("boxes and scores must be finite")
+        if xyxy.size and (xyxy[:, :2] > xyxy[:, 2:]).any():
+            raise DataError("boxes must be x1 y1 x2 y2 with x1 <= x2 and y1 <= y2")
         order = np.argsort(-scores, kind="stable")
         object.__setattr__(self, "xyxy", xyxy.reshape(-1, 4)[order])
         object.__setattr__(self, "scores", scores[order])
@@ -175,7 +177,8 @@ def iou(a: ArrayLike, b: ArrayLike) -> Boxes:
     shared = np.clip(np.minimum(one[..., 2:], two[..., 2:]) - np.maximum(one[..., :2], two[..., :2]), 0, None).prod(-1)
     area_one, area_two = (np.clip(box[..., 2:] - box[..., :2], 0, None).prod(-1) for box in (one, two))
     union = area_one + area_two - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    overlap: Boxes = np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    return overlap
 
 
 def nms(xyxy: ArrayLike, scores: ArrayLike, *, threshold: float) -> NDArray[np.int64]:
@@ -205,34 +208,44 @@ _LINE, _EDGE = (255, 214, 10), (24, 24, 24)
 
 def _draw(picture: Image.Image, faces: Detections) -> Image.Image:
     draw = ImageDraw.Draw(picture)
-    width, height = picture.size
     line = max(1, round(max(picture.size) / 400))
     font = ImageFont.load_default(max(9, round(max(picture.size) / 60)))
-    boxes = [tuple(round(float(v)) for v in box) for box in faces.xyxy]
+    boxes = [(round(x1), round(y1), round(x2), round(y2)) for x1, y1, x2, y2 in faces.xyxy.tolist()]
     for rim, colour in ((1 + line // 4, _EDGE), (0, _LINE)):
         for x1, y1, x2, y2 in boxes:
-            outline = (x1 - line - rim, y1 - line - rim, x2 + line + rim, y2 + line + rim)
-            draw.rectangle(outline, outline=colour, width=line + 2 * rim)
-    taken = np.array([(x1 - line, y1 - line, x2 + line, y2 + line) for x1, y1, x2, y2 in boxes], float).reshape(-1, 4)
-    for (x1, y1, x2, y2), score in zip(boxes, faces.scores):
+            out = line + rim
+            draw.rectangle((x1 - out, y1 - out, x2 + out, y2 + out), outline=colour, width=out)
+    taken = [(x1 - line, y1 - line, x2 + line, y2 + line) for x1, y1, x2, y2 in boxes]
+    for box, score in zip(boxes, faces.scores):
         text = f"{score:.2f}"
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
-        w, h, gap = int(right - left) + 2 * line + 2, int(bottom - top) + 2 * line + 2, 2 * line + 1
-        places = [(x, y) for y in (y1 - gap - h, y2 + gap) for x in (x1 - line, x2 + line - w)]
-        places += [(x, y) for x in (x2 + gap, x1 - gap - w) for y in (y1 - line, y2 + line - h)]
-        if min(x2 - x1, y2 - y1) > 6 * max(w, h):  # a face so large that a corner of its box is free
-            places += [(max(x1, 0) + line, max(y1, 0) + line)]
-        for x, y in places:
-            label = np.array((x, y, x + w, y + h), float)
-            inside = x >= 0 and y >= 0 and x + w <= width and y + h <= height
-            own = len(places) == 9 and (x, y) == places[-1]
-            if inside and (own or not _overlaps(label, taken)):
-                draw.rectangle((x, y, x + w - 1, y + h - 1), fill=_EDGE)
-                draw.text((x + line + 1 - left, y + line + 1 - top), text, fill=_LINE, font=font)
-                taken = np.vstack([taken, label])
-                break
+        pad = line + 1
+        size = int(right - left) + 2 * pad, int(bottom - top) + 2 * pad
+        place = _label_place(box, size, 2 * line + 1, picture.size, np.array(taken))
+        if place is not None:
+            x, y = place
+            draw.rectangle((x, y, x + size[0] - 1, y + size[1] - 1), fill=_EDGE)
+            draw.text((x + pad - left, y + pad - top), text, fill=_LINE, font=font)
+            taken.append((x, y, x + size[0], y + size[1]))
     return picture
 
 
-def _overlaps(box: NDArray[np.float64], others: NDArray[np.float64]) -> bool:
-    return bool(np.any((box[:2] < others[:, 2:]).all(1) & (others[:, :2] < box[2:]).all(1)))
+def _label_place(
+    box: tuple[int, int, int, int], size: tuple[int, int], gap: int, photo: tuple[int, int], taken: NDArray[np.int64]
+) -> tuple[int, int] | None:
+    """Where a label of `size` (width, height) stands inside the photo without covering what is `taken`, or None."""
+    x1, y1, x2, y2 = box
+    w, h = size
+    above_or_below = [(x, y) for y in (y1 - gap - h, y2 + gap) for x in (x1 - gap // 2, x2 + gap // 2 - w)]
+    beside = [(x, y) for x in (x2 + gap, x1 - gap - w) for y in (y1 - gap // 2, y2 + gap // 2 - h)]
+    for x, y in above_or_below + beside:
+        free = not ((taken[:, :2] < (x + w, y + h)) & (taken[:, 2:] > (x, y))).all(1).any()
+        if free and _is_inside(x, y, size, photo):
+            return x, y
+    corner = max(x1, 0) + gap // 2, max(y1, 0) + gap // 2
+    roomy = min(x2 - x1, y2 - y1) > 6 * max(w, h)  # then a corner of the box shows no face
+    return corner if roomy and _is_inside(*corner, size, photo) else None
+
+
+def _is_inside(x: int, y: int, size: tuple[int, int], photo: tuple[int, int]) -> bool:
+    return x >= 0 and y >= 0 and x + size[0] <= photo[0] and y + size[1] <= photo[1]

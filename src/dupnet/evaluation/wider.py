@@ -1,0 +1,171 @@
+"""The WIDER FACE protocol: average precision on the easy, medium and hard faces of its validation photos, or some of them.
+
+The rules are those of the official evaluation (docs/evaluation.md states them); beside its three numbers stand `ap_all`
+and `dr`, the detection rate at few false positives.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dupnet import image
+from dupnet.data import wider
+from dupnet.data.sample import Sample
+from dupnet.detections import Detections
+from dupnet.errors import DataError
+from dupnet.evaluation import matching
+
+Detect = Callable[[NDArray[np.uint8]], Detections]
+"""A detector: RGB photo `(h, w, 3) uint8` to boxes in its pixels."""
+
+LEVELS = ("easy", "medium", "hard")
+FALSE_POSITIVES_PER_PHOTO = 0.1
+"""Where `dr` reads the recall of the medium faces."""
+
+
+@dataclass(frozen=True)
+class WiderScores:
+    """What one detector reaches; NaN where no face is to be found.
+
+    Attributes:
+        ap_easy, ap_medium, ap_hard: average precision on the official subsets of faces.
+        ap_all: average precision on all faces that are not marked invalid.
+        dr: part of the medium faces found at 0.1 false positives a photo.
+        photos: how many photos that was measured on.
+        inclusive: whether coordinates were taken for pixels rather than edges (`matching.overlap`): so they are where all
+            labels are whole numbers, as in the official files, and not where photos were scaled after labelling.
+    """
+
+    ap_easy: float
+    ap_medium: float
+    ap_hard: float
+    ap_all: float
+    dr: float
+    photos: int
+    inclusive: bool
+
+
+def evaluate(detect: Detect, root: str | Path, *, split: str = "val", progress: bool = False) -> WiderScores:
+    """Run a detector over a data set in WIDER's folders and score it.
+
+    Args:
+        detect: should return boxes down to a low score (0.02); what it leaves out cannot count.
+        root: the folder that holds `WIDER_val` and `wider_face_split`.
+        split: `"val"`, or another one for which `read_difficulty` finds the official subsets.
+        progress: show a progress bar on stderr.
+
+    Raises:
+        DataError: annotations are missing or contradict each other.
+        ImageError: a photo cannot be read.
+    """
+    from tqdm import tqdm
+
+    samples, images = wider.split(root, split)
+    difficulty = read_difficulty(root, split)
+    found = [detect(image.read(images / sample.photo)) for sample in tqdm(samples, unit="photo", disable=not progress)]
+    return score(samples, difficulty, found)
+
+
+def score(samples: Sequence[Sample], difficulty: dict[str, dict[str, list[int]]], found: Sequence[Detections]) -> WiderScores:
+    """Score what was found in each photo.
+
+    Args:
+        samples: the photos' labelled faces.
+        difficulty: from `read_difficulty`.
+        found: one `Detections` a sample, in pixels of the photo.
+    """
+    if len(samples) != len(found):
+        raise DataError(f"{len(samples)} photos need as many detections, not {len(found)}")
+    raw = np.concatenate([np.zeros(0), *(faces.scores.astype(np.float64) for faces in found)])
+    low, high = (raw.min(), raw.max()) if len(raw) else (0.0, 1.0)
+    spread = (high - low) or 1.0
+    inclusive = all(bool(np.all(sample.boxes == np.round(sample.boxes))) for sample in samples)
+    ap = {}
+    for level in (*LEVELS, "all"):
+        counts = [_counts(sample, difficulty, level) for sample in samples]
+        total = int(sum(flags.sum() for flags in counts))
+        scores, proposals, hits = _match_all(samples, counts, found, inclusive)
+        curve = matching.precision_recall((scores - low) / spread, proposals, hits, total) if total else None
+        ap[level] = matching.average_precision(*curve) if curve else math.nan
+        if level == "medium":
+            limit = FALSE_POSITIVES_PER_PHOTO * len(samples)
+            dr = matching.detection_rate(scores, proposals, hits, total, false_positives=limit) if total else math.nan
+    return WiderScores(ap["easy"], ap["medium"], ap["hard"], ap["all"], dr, len(samples), inclusive)
+
+
+def _match_all(
+    samples: Sequence[Sample], counts: Sequence[matching.Flags], found: Sequence[Detections], inclusive: bool
+) -> tuple[matching.Floats, matching.Flags, matching.Flags]:
+    """Scores, proposals and finds of all photos in one row each; photos without a labelled face are left out, as officially."""
+    scores, proposals, hits = [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0, bool)]
+    for sample, flags, faces in zip(samples, counts, found):
+        if len(sample.boxes) and len(faces):
+            proposal, hit = matching.match(faces.xyxy.astype(np.float64), sample.boxes, flags, inclusive=inclusive)
+            scores.append(faces.scores.astype(np.float64))
+            proposals.append(proposal)
+            hits.append(hit)
+    return np.concatenate(scores), np.concatenate(proposals), np.concatenate(hits)
+
+
+def _counts(sample: Sample, difficulty: dict[str, dict[str, list[int]]], level: str) -> matching.Flags:
+    if level == "all":
+        return ~sample.ignore
+    if sample.photo not in difficulty:
+        raise DataError(f"the difficulty of the faces in {sample.photo} is not known")
+    flags = np.zeros(len(sample.boxes), bool)
+    indices = difficulty[sample.photo].get(level, [])
+    if indices and not 0 <= min(indices) <= max(indices) < len(flags):
+        raise DataError(f"{sample.photo}: {len(flags)} faces are labelled, but {level} are those from {min(indices)} to {max(indices)}")
+    flags[indices] = True
+    return flags
+
+
+def read_difficulty(root: str | Path, split: str = "val") -> dict[str, dict[str, list[int]]]:
+    """Which faces are easy, medium and hard: `{photo: {"easy": [index in the list, from 0], ...}}`.
+
+    Read from `wider_face_split/SPLIT_difficulty.json` if it exists, else from the official `wider_easy_SPLIT.mat`,
+    `wider_medium_SPLIT.mat` and `wider_hard_SPLIT.mat` in the same folder (this needs scipy).
+
+    Raises:
+        DataError: neither is there, or they are not what they should be.
+    """
+    folder = Path(root) / "wider_face_split"
+    path = folder / f"{split}_difficulty.json"
+    if path.exists():
+        try:
+            table = json.loads(path.read_text(encoding="utf-8"))
+            return {photo: {level: [int(i) for i in levels[level]] for level in LEVELS} for photo, levels in table.items()}
+        except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
+            raise DataError(f"{path}: cannot be read: {error!r}") from None
+    mats = {level: folder / f"wider_{level}_{split}.mat" for level in LEVELS}
+    if missing := [str(mat) for mat in mats.values() if not mat.exists()]:
+        raise DataError(f"which faces are easy, medium and hard is not known: neither {path} nor {missing[0]} exists")
+    result: dict[str, dict[str, list[int]]] = {}
+    for level, mat in mats.items():
+        for photo, indices in _read_mat(mat).items():
+            result.setdefault(photo, {})[level] = indices
+    return result
+
+
+def _read_mat(path: Path) -> dict[str, list[int]]:
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise DataError(f"{path}: reading it needs scipy: pip install scipy") from None
+    try:
+        table = loadmat(path, simplify_cells=True)
+        events = [np.atleast_1d(table[key]) for key in ("event_list", "file_list", "gt_list")]
+        return {
+            f"{event}/{name}.jpg": [int(i) - 1 for i in np.atleast_1d(indices)]
+            for event, names, lists in zip(*events)
+            for name, indices in zip(np.atleast_1d(names), lists if isinstance(names, np.ndarray) else [lists])
+        }
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise DataError(f"{path}: cannot be read: {error!r}") from None
