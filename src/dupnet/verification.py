@@ -71,7 +71,7 @@ def verify(path: str | Path, network: Network, photos: Iterable[str | Path], *, 
     detector = Detector(path)
     count, values = 0, 0
     for photo in photos:
-        pixels = images.to_input(images.read(photo), size or model.default_size_px, model.stride).pixels
+        pixels = images.to_input(images.read(photo), size or model.default_size_px, stride=model.stride).pixels
         with torch.no_grad():
             torch_maps = [m[0].numpy() for m in network.maps(torch.from_numpy(pixels).permute(2, 0, 1)[None])]
         numpy_maps, core_maps = reference.run(model, pixels), detector.maps(pixels)

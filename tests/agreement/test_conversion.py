@@ -1,0 +1,125 @@
+"""The heart of the project: torch in evaluation mode, the numpy reference and the C core give the same integers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from dupnet import Detector, packed, reference, zoo
+from dupnet.conversion import convert, thresholds
+from dupnet.errors import ConversionError
+from dupnet.nn import Network, NetworkOptions
+from dupnet.nn.network import Stage
+from dupnet.spec import HeadSpec, LayerSpec, ModelSpec
+from dupnet.verification import first_difference, verify
+
+
+def shaken(network: Network, seed: int) -> Network:
+    """As after training: batch norms of any slope (also zero) and shift, statistics from images."""
+    generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
+    network.train()
+    with torch.no_grad():
+        network(torch.randint(0, 256, (2, 3, 64, 64), generator=generator))
+        for stage in network.stages:
+            stage.norm.weight.copy_(torch.randn(stage.norm.weight.shape, generator=generator))
+            stage.norm.weight[0] = 0
+            stage.norm.bias.copy_(torch.randn(stage.norm.bias.shape, generator=generator))
+        network.grid.bias.copy_(torch.randn(network.grid.bias.shape, generator=generator))
+    return network.eval()
+
+
+def torch_maps(network: Network, pixels: np.ndarray) -> list[np.ndarray]:
+    with torch.no_grad():
+        return [m[0].numpy() for m in network.maps(torch.from_numpy(pixels).permute(2, 0, 1)[None])]
+
+
+@pytest.mark.parametrize("name", ["dupnet-tinier-yolo", "dupnet-tinier-yolo-l", "tinier-yolo-half", "ifq-tinier-yolo"])
+@pytest.mark.parametrize("activation", ["pact", "hwgq"])
+def test_torch_equals_reference_equals_core(name: str, activation: str, tmp_path: Path) -> None:
+    plain = activation == "hwgq"
+    options = NetworkOptions(activation=activation, standardize_weights=not plain, spread_copies=not plain)
+    network = shaken(Network(zoo.get(name), options), seed=3)
+    model = convert(network)
+    packed.save(model, tmp_path / "model.dnet")
+    pixels = np.random.default_rng(0).integers(0, 256, (48, 80, 3), np.uint8)
+    ours, slow, fast = torch_maps(network, pixels), reference.run(model, pixels), Detector(tmp_path / "model.dnet").maps(pixels)
+    for a, b, c in zip(ours, slow, fast, strict=True):
+        assert np.array_equal(a, b) and np.array_equal(b, c)
+    assert max(len(np.unique(m)) for m in slow[:-1]) == 4, "the maps must use all levels, or this test would be blind"
+
+
+@st.composite
+def specs(draw: st.DrawFn) -> ModelSpec:
+    layers, bits = [], 8
+    for number in range(draw(st.integers(1, 3))):
+        copies = draw(st.sampled_from([{}, {"weight_copies": 2}, {"map_copies": 3}, {"weight_copies": 4, "map_copies": 2}] if number else [{}, {"map_copies": 4}]))
+        layers.append(
+            LayerSpec(
+                draw(st.sampled_from([4, 8, 12])), draw(st.sampled_from([1, 3])), draw(st.sampled_from([1, 2])),
+                draw(st.sampled_from([1, 2, 3, 8])), bits, **copies,
+            )  # fmt: skip
+        )
+        bits = draw(st.sampled_from([1, 2, 4, 8]))
+    layers.append(LayerSpec(6, weight_bits=draw(st.sampled_from([1, 4])), input_bits=bits))
+    return ModelSpec("random", tuple(layers), HeadSpec(((16.0, 16.0),), 2.0))
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(spec=specs(), seed=st.integers(0, 99), activation=st.sampled_from(["pact", "hwgq"]))
+def test_random_networks(spec: ModelSpec, seed: int, activation: str) -> None:
+    network = shaken(Network(spec, NetworkOptions(activation=activation, spread_copies=False)), seed)
+    pixels = np.random.default_rng(seed).integers(0, 256, (2 * spec.stride, 3 * spec.stride, 3), np.uint8)
+    slow = reference.run(convert(network), pixels)
+    assert all(np.array_equal(a, b) for a, b in zip(torch_maps(network, pixels), slow, strict=True))
+
+
+def test_thresholds_by_trying_every_accumulator() -> None:
+    spec = ModelSpec("one", (LayerSpec(16, 1, input_bits=8), LayerSpec(6, 1)), HeadSpec(((9.0, 9.0),)))
+    stage = shaken(Network(spec), seed=1).stages[0]
+    assert isinstance(stage, Stage)
+    bound = 3 * 255
+    found = thresholds(stage, bound, 3)
+    every = torch.arange(-bound, bound + 1)
+    with torch.no_grad():
+        levels = stage.activate(every.float().view(1, 1, 1, -1).expand(1, 16, 1, -1))[0, :, 0].numpy()
+    counted = (every.numpy()[None, :, None] >= found[:, None, :]).sum(-1)
+    assert np.array_equal(levels, counted)
+    assert (found == bound + 1).any() or (found == -bound).any(), "a zero slope gives a constant level"
+
+
+def test_float_layers_have_no_integer_form() -> None:
+    with pytest.raises(ConversionError, match="layer 1 is full precision"):
+        convert(Network(zoo.get("tinier-yolo")))
+
+
+def test_accumulators_beyond_float32_are_refused() -> None:
+    layers = (LayerSpec(512, input_bits=8, weight_bits=8), LayerSpec(6, weight_bits=8, input_bits=8))
+    with pytest.raises(ConversionError, match="not exact in float32"):
+        convert(Network(ModelSpec("big", layers, HeadSpec(((9.0, 9.0),)))))
+
+
+def test_verify_names_the_first_difference(tmp_path: Path) -> None:
+    network = shaken(Network(zoo.get("dupnet-tinier-yolo")), seed=2)
+    packed.save(convert(network), tmp_path / "model.dnet")
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (50, 70, 3), np.uint8)).save(photo)
+    assert verify(tmp_path / "model.dnet", network, [photo], size=96).difference is None
+    with torch.no_grad():
+        network.stages[4].norm.bias[7] += 100
+    found = verify(tmp_path / "model.dnet", network, [photo], size=96).difference
+    assert found is not None and (found.stage, found.channel, found.left, found.right) == (5, 7, "torch", "reference")
+    assert str(photo) in str(found)
+
+
+def test_first_difference() -> None:
+    a = np.zeros((2, 3, 4), int)
+    b = a.copy()
+    b[1, 2, 3] = 5
+    assert first_difference(a, a) is None and first_difference(a, b) == (1, 2, 3)
