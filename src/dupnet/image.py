@@ -23,6 +23,18 @@ Source = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 MAX_SIDE_PX = 16384
 """Longest side of a photo; below it, no sum of the resize leaves 64 bits."""
 
+SUFFIXES = frozenset(".bmp .gif .jfif .jpeg .jpg .jp2 .pgm .png .pnm .ppm .tif .tiff .webp".split())
+"""Names of photos, in small letters, by which `find` knows them in a folder."""
+
+
+def find(path: str | os.PathLike[str]) -> list[Path]:
+    """The photos in a folder and in the folders below it, sorted; hidden ones are left out. Any other path stands for itself."""
+    root = Path(path)
+    if not root.is_dir():
+        return [root]
+    visible = (file for file in root.rglob("*") if not any(part.startswith(".") for part in file.relative_to(root).parts))
+    return sorted(file for file in visible if file.suffix.lower() in SUFFIXES and file.is_file())
+
 
 def read(source: Source) -> Pixels:
     """Read a photo as RGB, upright.

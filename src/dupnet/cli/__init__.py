@@ -1,0 +1,72 @@
+"""The program `dupnet`: one verb a module, each of which parses, calls the package and prints.
+
+A verb's module holds one click command named `command` and is imported when the verb is used, so that `dupnet --help`
+and `dupnet detect` never wait for torch. Results go to stdout, everything else to stderr. Exit codes: 0 done, 1 failed,
+2 wrongly called.
+"""
+
+from __future__ import annotations
+
+import errno
+from importlib import import_module
+from typing import Any
+
+import click
+
+from dupnet import __version__
+from dupnet.errors import DupnetError
+
+VERBS = {
+    "detect": "Find faces in photos.",
+    "evaluate": "Measure a model on the WIDER FACE benchmark.",
+    "inspect": "Show what is in a packed model.",
+    "cost": "Count bytes, operations and memory of a model.",
+    "train": "Train a network by a recipe.",
+    "convert": "Turn a checkpoint into a packed model, without loss.",
+    "verify": "Prove that network, reference and core agree.",
+    "anchors": "Cluster a data set's face sizes.",
+}
+"""Every verb, in the order of `dupnet --help`. The module of `cost` is `dupnet.cli.cost`."""
+
+
+class _Verbs(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        if name not in VERBS:
+            return None
+        command: click.Command = import_module(f"dupnet.cli.{name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the verb; what a user can mend is told in one line, without a traceback."""
+        try:
+            return super().invoke(ctx)
+        except DupnetError as error:
+            message = str(error)
+        except ModuleNotFoundError as error:
+            if error.name not in ("torch", "tensorboard"):
+                raise
+            message = f"this needs {error.name}: pip install 'dupnet[train]'"
+        except OSError as error:
+            if error.errno == errno.EPIPE or error.filename is None:
+                raise
+            message = f"{error.filename}: {error.strerror}"
+        report(message)
+        ctx.exit(1)
+
+
+def report(message: str) -> None:
+    """Print one line about a failure to stderr."""
+    click.echo(f"dupnet: error: {' '.join(message.split())}", err=True)
+
+
+@click.group(cls=_Verbs, subcommand_metavar="VERB ...", context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="dupnet")
+def main() -> None:
+    """Face detection with very tiny quantized networks. `dupnet VERB --help` tells more about a verb."""

@@ -1,0 +1,116 @@
+"""`dupnet detect`: photos in, one line a face out.
+
+A photo's way from here: `Detector.detect` (runtime.py) reads it (image.py) and hands its pixels through
+`bindings/_core.cpp` to the C core, which scales it (core/dn_image.c), runs the network (core/dn_run.c) and decodes boxes
+(core/dn_head.c); they come back as `Detections` (detections.py), which this module prints and draws.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import warnings
+from pathlib import Path
+
+import click
+
+from dupnet.detections import Detections
+
+PICTURES = (".png", ".jpg", ".jpeg")
+"""What `--draw` can write."""
+
+
+@click.command()
+@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTO...")
+@click.option("--draw", type=click.Path(path_type=Path), metavar="OUT", help="Draw the boxes: a file for one photo, a folder for more.")
+@click.option("--json", "format", flag_value="json", help="Print one JSON object a photo: {photo, faces: [{box, score}]}.")
+@click.option("--csv", "format", flag_value="csv", help="Print CSV: photo,x1,y1,x2,y2,score.")
+@click.option(
+    "--size",
+    type=click.IntRange(32, 8192),
+    help="Long side in pixels; larger finds smaller faces.  [default: the model's]",
+)
+@click.option("--score", type=click.FloatRange(0, 1), help="Lowest score kept.  [default: the model's]")
+@click.option("--iou", type=click.FloatRange(0, 1), default=0.45, show_default=True, help="Boxes that overlap more than this are one face.")
+@click.option("--model", help="A name that ships with dupnet, or a .dnet file.  [default: the bundled one]")
+@click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads that share the work of a photo.")
+def command(
+    photos: tuple[Path, ...],
+    draw: Path | None,
+    format: str | None,
+    size: int | None,
+    score: float | None,
+    iou: float,
+    model: str | None,
+    threads: int,
+) -> None:
+    """Find faces in each PHOTO: a file, or a folder, which is searched with the folders below it.
+
+    Prints one line a face: the photo, the box x1 y1 x2 y2 in its pixels, the score. A photo that cannot be read is
+    reported and the others go on; the exit code is then 1.
+    """
+    from tqdm import tqdm
+
+    from dupnet import image
+    from dupnet.cli import report
+    from dupnet.errors import DupnetError
+    from dupnet.runtime import Detector
+
+    warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # such a photo is refused with an error of its own
+    found = [(path, path.relative_to(photo) if path != photo else Path(path.name)) for photo in photos for path in image.find(photo)]
+    drawings = _drawings(found, draw, one_file=len(photos) == 1 and not photos[0].is_dir())
+    failed = False
+    for photo in photos:
+        if photo.is_dir() and not image.find(photo):
+            report(f"{photo}: the folder holds no photo")
+            failed = True
+    detector = Detector(model, threads=threads)
+    if format == "csv":
+        click.echo("photo,x1,y1,x2,y2,score")
+    hidden = len(found) < 2 or sys.stdout.isatty() or not sys.stderr.isatty()  # lines on a terminal are progress enough
+    for (path, _), drawing in zip(tqdm(found, unit="photo", disable=hidden), drawings):
+        try:
+            faces = detector.detect(path, size=size, score=score, iou=iou)
+            if drawing is not None:
+                drawing.parent.mkdir(parents=True, exist_ok=True)
+                faces.save(drawing)
+        except DupnetError as error:
+            report(str(error))
+            failed = True
+        else:
+            _print(path, faces, format)
+    sys.exit(1 if failed else 0)
+
+
+def _print(path: Path, faces: Detections, format: str | None) -> None:
+    name = click.format_filename(path)
+    if format == "json":
+        click.echo(json.dumps({"photo": name, "faces": faces.to_list()}))
+    elif format == "csv":
+        rows = csv.reader(faces.to_csv().splitlines()[1:])
+        csv.writer(sys.stdout, lineterminator="\n").writerows([name, *row] for row in rows)
+    else:
+        for (x1, y1, x2, y2), score in faces:
+            click.echo(f"{name}  {x1:.1f} {y1:.1f} {x2:.1f} {y2:.1f}  {score:.3f}")
+
+
+def _drawings(found: list[tuple[Path, Path]], out: Path | None, *, one_file: bool) -> list[Path | None]:
+    """The file to draw each photo into: `out` itself for one photo, else a name of its own below the folder `out`."""
+    if out is None:
+        return [None] * len(found)
+    if one_file and not out.is_dir():
+        if out.suffix.lower() not in PICTURES:
+            raise click.UsageError(f"--draw {out}: for one photo this is a file that ends in {', '.join(PICTURES)}")
+        targets = [out]
+    elif out.is_file():
+        raise click.UsageError(f"--draw {out}: for several photos this is a folder, not a file")
+    else:
+        targets = [out / (name if name.suffix.lower() in PICTURES else Path(f"{name}.png")) for _, name in found]
+    photos = {path.resolve() for path, _ in found}
+    for target in targets:
+        if target.resolve() in photos:
+            raise click.UsageError(f"--draw would overwrite the photo {target}")
+        if targets.count(target) > 1:
+            raise click.UsageError(f"--draw: two photos would be drawn into {target}")
+    return list(targets)
