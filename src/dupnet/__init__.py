@@ -16,6 +16,8 @@ from dupnet import cost, zoo
 from dupnet.detections import Detections
 from dupnet.errors import DupnetError
 from dupnet.integer import IntegerModel
+from dupnet.packed import load, save
+from dupnet.runtime import Detector
 from dupnet.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = ["Detections", "Detector", "DupnetError", "IntegerModel", "ModelSpec", "convert", "cost", "load", "save", "train", "zoo"]
 
-_NEEDS_TORCH = {"load": "dupnet.packed", "save": "dupnet.packed", "Detector": "dupnet.runtime", "convert": "dupnet.conversion", "train": "dupnet.training.loop"}
+_NEEDS_TORCH = {"convert": "dupnet.conversion", "train": "dupnet.training.loop"}
 
 
 def __getattr__(name: str) -> Any:

@@ -131,7 +131,7 @@ def _header_bytes(spec: ModelSpec) -> int:
 
 def _record_bytes(spec: ModelSpec, number: int) -> int:
     layer = spec.layers[number]
-    plane = -(-layer.kernel**2 * spec.stored_channels[number] // 8)
+    plane = -(-(layer.kernel**2) * spec.stored_channels[number] // 8)
     weights = padded(layer.filters * layer.weight_bits * plane)
     if number + 1 == len(spec.layers):
         return STAGE_BYTES + weights + 8 * layer.filters

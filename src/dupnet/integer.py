@@ -110,14 +110,19 @@ def validate(model: IntegerModel) -> IntegerModel:
     channels, bits = 3, 8
     for number, stage in enumerate(model.stages, 1):
         where, last = f"stage {number}: ", number == len(model.stages)
-        check(stage.weights.ndim == 4 and stage.weights.shape[2] == stage.weights.shape[3], where + f"weights of shape {stage.weights.shape}")
+        check(
+            stage.weights.ndim == 4 and stage.weights.shape[2] == stage.weights.shape[3], where + f"weights of shape {stage.weights.shape}"
+        )
         check(stage.kernel in (1, 3, 5, 7), where + f"kernel must be 1, 3, 5 or 7, not {stage.kernel}")
         check(stage.pool in (1, 2), where + f"pool must be 1 or 2, not {stage.pool}")
         check(1 <= stage.weight_bits <= 8 and 1 <= stage.input_bits <= 8, where + "weights and input must have 1 to 8 bits")
         check(1 <= stage.weight_copies <= 64 and 1 <= stage.map_copies <= 64, where + "1 to 64 copies are possible")
         check(1 <= stage.filters <= 4096 and 1 <= stage.in_channels <= 4096, where + "1 to 4096 channels are possible")
         tiled = stage.weights.shape[1] * stage.weight_copies
-        check(tiled == channels * stage.map_copies, where + f"filters have {tiled} channels, the map before has {channels} x {stage.map_copies}")
+        check(
+            tiled == channels * stage.map_copies,
+            where + f"filters have {tiled} channels, the map before has {channels} x {stage.map_copies}",
+        )
         check(stage.input_bits == bits, where + f"reads {stage.input_bits}-bit levels, the map before has {bits} bits")
         check(stage.accumulator_max < 2**31, where + f"accumulators up to {stage.accumulator_max} need more than 32 bits")
         limit = 2**stage.weight_bits - 1
@@ -126,7 +131,10 @@ def validate(model: IntegerModel) -> IntegerModel:
         check((stage.thresholds is None) == last, where + "exactly the last stage has no thresholds")
         if stage.thresholds is not None:
             t, bound = stage.thresholds, stage.accumulator_max
-            check(t.shape == (stage.filters, 2**stage.output_bits - 1) and 1 <= stage.output_bits <= 8, where + f"thresholds of shape {t.shape}")
+            check(
+                t.shape == (stage.filters, 2**stage.output_bits - 1) and 1 <= stage.output_bits <= 8,
+                where + f"thresholds of shape {t.shape}",
+            )
             check(bool(np.all(t[:, :-1] <= t[:, 1:])), where + "thresholds must ascend")
             check(bool(np.all((t >= -bound) & (t <= bound + 1))), where + f"thresholds must be in [{-bound}, {bound + 1}]")
         channels, bits = stage.filters, stage.output_bits

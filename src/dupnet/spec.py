@@ -117,7 +117,9 @@ class ModelSpec:
         if self.stride > 64:
             raise SpecError(f"{self.name}: the product of all pools must be at most 64, not {self.stride}")
         if self.layers[0].input_bits not in (8, FULL):
-            raise SpecError(f"{self.name}: layer 1 reads the 8-bit photo; its input_bits must be 8 or {FULL}, not {self.layers[0].input_bits}")
+            raise SpecError(
+                f"{self.name}: layer 1 reads the 8-bit photo; its input_bits must be 8 or {FULL}, not {self.layers[0].input_bits}"
+            )
         for number, (layer, channels) in enumerate(zip(self.layers, self.in_channels), 1):
             if channels * layer.map_copies % layer.weight_copies:
                 raise SpecError(

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +86,7 @@ def verify(path: str | Path, network: Network, photos: Iterable[str | Path], *, 
     return Verification(count, len(model.stages), values, None)
 
 
-def first_difference(a: NDArray, b: NDArray) -> tuple[int, int, int] | None:
+def first_difference(a: NDArray[Any], b: NDArray[Any]) -> tuple[int, int, int] | None:
     """Channel, row and column of the first unequal value of two maps `(channels, rows, columns)`, or None."""
     if a.shape != b.shape:
         raise ValueError(f"maps of different shapes: {a.shape} and {b.shape}")

@@ -59,11 +59,19 @@ def test_torch_equals_reference_equals_core(name: str, activation: str, tmp_path
 def specs(draw: st.DrawFn) -> ModelSpec:
     layers, bits = [], 8
     for number in range(draw(st.integers(1, 3))):
-        copies = draw(st.sampled_from([{}, {"weight_copies": 2}, {"map_copies": 3}, {"weight_copies": 4, "map_copies": 2}] if number else [{}, {"map_copies": 4}]))
+        copies = draw(
+            st.sampled_from(
+                [{}, {"weight_copies": 2}, {"map_copies": 3}, {"weight_copies": 4, "map_copies": 2}] if number else [{}, {"map_copies": 4}]
+            )
+        )
         layers.append(
             LayerSpec(
-                draw(st.sampled_from([4, 8, 12])), draw(st.sampled_from([1, 3])), draw(st.sampled_from([1, 2])),
-                draw(st.sampled_from([1, 2, 3, 8])), bits, **copies,
+                draw(st.sampled_from([4, 8, 12])),
+                draw(st.sampled_from([1, 3])),
+                draw(st.sampled_from([1, 2])),
+                draw(st.sampled_from([1, 2, 3, 8])),
+                bits,
+                **copies,
             )  # fmt: skip
         )
         bits = draw(st.sampled_from([1, 2, 4, 8]))

@@ -42,11 +42,17 @@ def test_public_names() -> None:
 
 
 def test_without_torch_the_message_says_what_to_install() -> None:
-    code = "import sys; sys.modules['torch'] = None\nimport dupnet\ntry:\n    dupnet.train\nexcept ModuleNotFoundError as error:\n    print(error)"
+    code = "import sys; sys.modules['torch'] = None\nimport dupnet\n"
+    code += "try:\n    dupnet.train\nexcept ModuleNotFoundError as error:\n    print(error)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert "pip install 'dupnet[train]'" in out
 
 
 def test_no_file_is_long() -> None:
-    files = [*(ROOT / "src").rglob("*.py"), *(ROOT / "core").glob("*.[ch]"), *(ROOT / "bindings").glob("*.cpp"), *(ROOT / "tests").rglob("*.py")]
+    files = [
+        *(ROOT / "src").rglob("*.py"),
+        *(ROOT / "core").glob("*.[ch]"),
+        *(ROOT / "bindings").glob("*.cpp"),
+        *(ROOT / "tests").rglob("*.py"),
+    ]
     assert files and {p.name: n for p in files if (n := len(p.read_text().splitlines())) > 500} == {}

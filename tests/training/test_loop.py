@@ -159,7 +159,17 @@ def test_fine_tuning_starts_from_given_weights(tiny_wider: Path, tmp_path: Path)
 def test_two_processes_train_one_network(tiny_wider: Path, tmp_path: Path) -> None:
     write_recipe(tmp_path / "recipe.toml")
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dupnet", "train"]
-    command += [str(tmp_path / "recipe.toml"), "--data", str(tiny_wider), "--out", str(tmp_path / "run"), "--workers", "0", "--device", "cpu"]
+    command += [
+        str(tmp_path / "recipe.toml"),
+        "--data",
+        str(tiny_wider),
+        "--out",
+        str(tmp_path / "run"),
+        "--workers",
+        "0",
+        "--device",
+        "cpu",
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
     rows = list(csv.DictReader(open(tmp_path / "run" / "metrics.csv")))

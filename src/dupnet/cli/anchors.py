@@ -8,10 +8,14 @@ import click
 
 
 @click.command()
-@click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Data set in WIDER FACE's layout.")
+@click.option(
+    "--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Data set in WIDER FACE's layout."
+)
 @click.option("--count", type=click.IntRange(1, 16), default=5, show_default=True, help="How many anchors.")
 @click.option("--size", type=click.IntRange(32, 8192), default=416, show_default=True, help="Long side to which the photos are scaled.")
-@click.option("--smallest", type=click.FloatRange(min=0), default=8, show_default=True, help="Leave out faces with a longer side below this.")
+@click.option(
+    "--smallest", type=click.FloatRange(min=0), default=8, show_default=True, help="Leave out faces with a longer side below this."
+)
 def command(data: Path, count: int, size: int, smallest: float) -> None:
     """Cluster the face sizes of the train split by k-means; prints TOML for a spec's [head]."""
     import numpy as np

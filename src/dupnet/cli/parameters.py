@@ -7,7 +7,7 @@ import re
 import click
 
 
-class SizeHW(click.ParamType):
+class SizeHW(click.ParamType):  # type: ignore[type-arg]  # click before 8.5 has no type argument here
     """`640x480` (width x height) to `(480, 640)` (height, width)."""
 
     name = "WxH"

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
 
 @click.command()
 @click.argument("recipe")
-@click.option("--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Data set in WIDER FACE's layout.")
+@click.option(
+    "--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Data set in WIDER FACE's layout."
+)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the run.  [default: runs/RECIPE]")
-@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps the photos decoded (3 bytes a pixel); loads faster.")
+@click.option(
+    "--cache",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder that keeps the photos decoded (3 bytes a pixel); loads faster.",
+)
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Processes that load and augment.")
@@ -30,10 +37,12 @@ def command(
 
     checked = recipes.load(recipe)
     out = out or Path("runs") / Path(recipe).stem
-    how = {"cache": cache, "device": device, "workers": workers, "compile": compile}
+    how: dict[str, Any] = {"cache": cache, "device": device, "workers": workers, "compile": compile}
     if measure:
-        rates = loop.measure(checked, loop.Run(data, out, **how))  # type: ignore[arg-type]
-        click.echo(f"bare network {rates['bare']:.1f} images/s, whole loop {rates['loop']:.1f} images/s ({rates['loop'] / rates['bare']:.0%})")
+        rates = loop.measure(checked, loop.Run(data, out, **how))
+        click.echo(
+            f"bare network {rates['bare']:.1f} images/s, whole loop {rates['loop']:.1f} images/s ({rates['loop'] / rates['bare']:.0%})"
+        )
         return
     loop.train(checked, data=data, out=out, resume=resume, **how)
     click.echo(f"{out / 'network.pt'}")

@@ -7,6 +7,7 @@ Coordinates follow the pixels exactly: a box is where the resized face is.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -94,7 +95,7 @@ def augment(
         crop[top:bottom, left:right] = pixels
     if rng.random() < how.flip:
         crop = crop[:, ::-1]
-        boxes = boxes[:, [2, 1, 0, 3]] * np.float32([-1, 1, -1, 1]) + np.float32([how.crop_px, 0, how.crop_px, 0])
+        boxes = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([how.crop_px, 0, how.crop_px, 0], np.float32)
     return crop, boxes, kinds
 
 
@@ -105,12 +106,12 @@ def join(
     side = parts[0][0].shape[0]
     crops = [part[0] for part in parts]
     pixels = np.concatenate([np.concatenate(crops[:2], axis=1), np.concatenate(crops[2:], axis=1)])
-    places = np.float32([[0, 0], [side, 0], [0, side], [side, side]])
+    places = np.array([[0, 0], [side, 0], [0, side], [side, side]], np.float32)
     boxes = np.concatenate([part[1] + np.tile(place, 2) for part, place in zip(parts, places)])
     return pixels, boxes, np.concatenate([part[2] for part in parts])
 
 
-def _window(photo: NDArray[np.uint8], sample: Sample, how: Augmentation, rng: np.random.Generator) -> tuple[NDArray, NDArray]:
+def _window(photo: NDArray[np.uint8], sample: Sample, how: Augmentation, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
     """Scale (x, y) of the photo, and where its corner lies in the crop."""
     side, size = how.crop_px, np.array([photo.shape[1], photo.shape[0]])
     fit = side / max(size)
@@ -131,7 +132,7 @@ def _window(photo: NDArray[np.uint8], sample: Sample, how: Augmentation, rng: np
 
 
 def _shown(
-    photo: NDArray[np.uint8], scale_xy: NDArray, offset: NDArray, side: int
+    photo: NDArray[np.uint8], scale_xy: NDArray[Any], offset: NDArray[Any], side: int
 ) -> tuple[tuple[int, int, int, int], Image.Image | None]:
     """The part of the crop that the photo fills (left, top, right, bottom), and its pixels."""
     size = np.array([photo.shape[1], photo.shape[0]])
@@ -149,7 +150,9 @@ def _shown(
     return (left, top, right, bottom), image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box)
 
 
-def _boxes(sample: Sample, scale_xy: NDArray, offset: NDArray, how: Augmentation) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+def _boxes(
+    sample: Sample, scale_xy: NDArray[Any], offset: NDArray[Any], how: Augmentation
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
     """The boxes that the crop shows."""
     boxes = sample.boxes * np.tile(scale_xy, 2) + np.tile(offset, 2)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(1)

@@ -52,7 +52,9 @@ def read(list_path: str | Path) -> list[Sample]:
                 values = []
             if not 4 <= len(values) <= 10 or not np.all(np.isfinite(values)):
                 found = repr(lines[number][:60]) if number < len(lines) else "the end of the file"
-                raise DataError(f"{list_path}: line {number + 1}: expected 'x y w h' and up to 6 attributes of a face of {photo!r}, found {found}")
+                raise DataError(
+                    f"{list_path}: line {number + 1}: expected 'x y w h' and up to 6 attributes of a face of {photo!r}, found {found}"
+                )
             rows.append(values + [0.0] * (10 - len(values)))
         at += int(count)
         if count == "0" and at < len(lines) and _is_zero_line(lines[at]):

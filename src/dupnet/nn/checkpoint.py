@@ -40,7 +40,9 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(f"{path}: not a readable checkpoint: {str(error).splitlines()[0] if str(error) else type(error).__name__}") from None
+        raise CheckpointError(
+            f"{path}: not a readable checkpoint: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
+        ) from None
     if not isinstance(content, dict) or content.get("kind") != KIND:
         raise CheckpointError(f"{path}: a file that torch can read, but not a checkpoint of dupnet ({KIND!r})")
     return content

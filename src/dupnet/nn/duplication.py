@@ -6,6 +6,7 @@ Order of copies (the one definition, with docs/arithmetic.md): **tile**. Channel
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -16,8 +17,8 @@ from dupnet.nn.quantizers import Quantized, binarize, quantize_weights, standard
 from dupnet.spec import FULL
 
 SPREAD = {1: (0.0,), 2: (0.612, -0.612), 4: (1.26, 0.42, -0.42, -1.26)}
-"""Offsets of the copies, in standard deviations of the weights, for `spread_copies`. `r` copies of one latent weight, each
-shifted before its sign is taken, sum to an `(r + 1)`-level quantizer; these are the thresholds of the optimal uniform one for Gaussian weights."""
+"""Offsets of the copies, in standard deviations of the weights, for `spread_copies`. `r` copies of one latent weight, each shifted
+before its sign is taken, sum to an `(r + 1)`-level quantizer; these are the thresholds of the optimal uniform one for Gaussian weights."""
 
 
 class DuplicatedConv2d(nn.Module):
@@ -49,6 +50,8 @@ class DuplicatedConv2d(nn.Module):
     Source: DupNet, sections 3.1 and 3.2, figure 2. The two shortcuts (sum the map's blocks under duplicated weights, sum the
     weights' blocks over duplicated maps) are the paper's, and exact.
     """
+
+    offsets: Tensor
 
     def __init__(
         self,
@@ -111,9 +114,10 @@ class DuplicatedConv2d(nn.Module):
             weights = _scale_gradient(weights, 1 / self.weight_copies)
             levels = _scale_gradient(levels, 1 / self.map_copies)
         if self.map_copies > 1:  # W * tile(X) = (W_1 + ... + W_r) * X
-            weights = weights.repeat(1, self.weight_copies, 1, 1).unflatten(1, (self.map_copies, self.in_channels)).sum(1)
+            weights = weights.repeat(1, self.weight_copies, 1, 1)
+            weights = reduce(torch.add, weights.chunk(self.map_copies, dim=1))
         elif self.weight_copies > 1:  # tile(W) * X = W * (X_1 + ... + X_r)
-            levels = sum(levels.chunk(self.weight_copies, dim=1))  # type: ignore[assignment]
+            levels = reduce(torch.add, levels.chunk(self.weight_copies, dim=1))
         return F.conv2d(levels, weights, padding=self.kernel_size // 2)
 
     def forward(self, x: Quantized | Tensor) -> Tensor:

@@ -113,9 +113,7 @@ class Network(nn.Module):
         self.spec, self.options = spec, options or NetworkOptions()
         convs = [self._conv(number) for number in range(len(spec.layers))]
         reads = [layer.input_bits for layer in spec.layers[1:]]
-        self.stages = nn.ModuleList(
-            Stage(conv, layer.pool, self._activation(bits)) for conv, layer, bits in zip(convs, spec.layers, reads)
-        )
+        self.stages = nn.ModuleList(Stage(conv, layer.pool, self._activation(bits)) for conv, layer, bits in zip(convs, spec.layers, reads))
         self.grid = GridLayer(convs[-1])
         with torch.no_grad():  # a face is rare: start with a low objectness
             self.grid.bias.view(-1, 6)[:, 4] = -4.0
@@ -153,7 +151,7 @@ class Network(nn.Module):
         yield self.grid.conv.accumulate(x)
 
     def forward(self, image: Tensor) -> Tensor:
-        """`(n, 3, h, w)` pixels 0..255, sides multiples of the stride, to the grid's real values `(n, 6 anchors, h / stride, w / stride)`."""
+        """Pixels 0..255 `(n, 3, h, w)`, sides multiples of the stride, to real values `(n, 6 anchors, h / stride, w / stride)`."""
         x = self.prepare(image)
         for stage in self.stages:
             x = stage(x)

@@ -120,7 +120,7 @@ class Trainer:
             if [p.shape for p in start.parameters()] != [p.shape for p in self.network.parameters()]:
                 raise CheckpointError(f"{recipe.start_from}: holds a {start.spec.name!r}, whose weights do not fit {recipe.spec.name!r}")
             self.network.load_state_dict(start.state_dict())
-        self.network = self.network.to(self.device, memory_format=torch.channels_last)
+        self.network = self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()} if recipe.ema else {}
         self.optimizer = make_optimizer(self.network, recipe)
         self.step = 0
@@ -191,14 +191,20 @@ class Trainer:
     def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """This process's batches of the steps `first` to `last - 1`."""
         return batches(
-            self.crops, batch=self.recipe.batch, first_step=first, last_step=last, workers=self.run.workers, rank=self.rank, world=self.world
+            self.crops,
+            batch=self.recipe.batch,
+            first_step=first,
+            last_step=last,
+            workers=self.run.workers,
+            rank=self.rank,
+            world=self.world,
         )
 
     def finished(self) -> Network:
         """The network to ship: averaged weights, batch norms estimated for them."""
         network = Network(self.recipe.spec, self.recipe.network)
         network.load_state_dict(self.average or self.network.state_dict())
-        network = network.to(self.device, memory_format=torch.channels_last)
+        network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Batches past the run's end: never trained on, the same for every process.
         images = (batch[0].to(self.device) for batch in self.batches(self.recipe.steps, self.recipe.steps + REESTIMATION_BATCHES))
         reestimate_batch_norm(network, images)
@@ -223,7 +229,7 @@ class Metrics:
         self.writer = csv.DictWriter(self.file, self.COLUMNS)
         self.writer.writeheader()
         self.writer.writerows(rows)
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)  # type: ignore[no-untyped-call]
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
         stack.callback(self.board.close)
         self.sums: dict[str, Tensor] = {}
         self.count, self.images, self.start = 0, 0, time.perf_counter()
@@ -239,13 +245,17 @@ class Metrics:
         row = {name: float(value) / self.count for name, value in self.sums.items()}
         row |= {"images_per_s": self.images / (now - self.since), "learning_rate": rate}
         for name, value in row.items():
-            self.board.add_scalar(name, value, step)  # type: ignore[no-untyped-call]
-        self.writer.writerow({"step": step, "images": seen, "seconds": f"{self.offset + now - self.start:.1f}"} | {k: f"{v:.6g}" for k, v in row.items()})
+            self.board.add_scalar(name, value, step)
+        self.writer.writerow(
+            {"step": step, "images": seen, "seconds": f"{self.offset + now - self.start:.1f}"} | {k: f"{v:.6g}" for k, v in row.items()}
+        )
         self.sums, self.count, self.images, self.since = {}, 0, 0, now
         return row
 
 
-def train(recipe: Recipe | str | Path, *, data: str | Path, out: str | Path, resume: bool = False, progress: bool = True, **how: Any) -> Network:
+def train(
+    recipe: Recipe | str | Path, *, data: str | Path, out: str | Path, resume: bool = False, progress: bool = True, **how: Any
+) -> Network:
     """Train a network.
 
     Args:
@@ -291,7 +301,9 @@ def train(recipe: Recipe | str | Path, *, data: str | Path, out: str | Path, res
                 if trainer.step % 50 == 0 or trainer.step == recipe.steps:
                     row = metrics.write(trainer.step, learning_rate(recipe, trainer.step - 1), trainer.step * images)
                     if not math.isfinite(row["loss"]):
-                        raise FloatingPointError(f"the loss became {row['loss']} near step {trainer.step}; the last good checkpoint is {path}")
+                        raise FloatingPointError(
+                            f"the loss became {row['loss']} near step {trainer.step}; the last good checkpoint is {path}"
+                        )
                     bar.set_postfix(loss=f"{row['loss']:.3f}", iou=f"{row['mean_iou']:.3f}", refresh=False)
                 if trainer.step % recipe.checkpoint_steps == 0 or trainer.step == recipe.steps:
                     trainer.save()

@@ -162,7 +162,9 @@ def region_loss(
     objectness = none.sum() - none[at].sum() + options.object * (found - p[at]).square().sum()
     k = head.centre_scale
     centre = (truth[:, :2] + truth[:, 2:])[which] / (2 * stride) - torch.stack([at[2], at[1]], 1)
-    squared = (k * v[at][:, :2].sigmoid() - (k - 1) / 2 - centre).square() + (v[at][:, 2:4] - (size[which] / anchors[anchor]).log()).square()
+    squared = (k * v[at][:, :2].sigmoid() - (k - 1) / 2 - centre).square() + (
+        v[at][:, 2:4] - (size[which] / anchors[anchor]).log()
+    ).square()
     relative = size[which].prod(-1) / (rows * columns * stride**2)
     box = options.coord * ((2 - relative)[:, None] * squared).sum()
     if seen < options.prior_photos:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from dupnet import zoo
 from dupnet import spec as model_spec
+from dupnet import zoo
 from dupnet.data.augmentation import Augmentation
 from dupnet.errors import SpecError
 from dupnet.nn.network import NetworkOptions
@@ -43,7 +43,8 @@ class Optimizer:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How the learning rate moves: linear warm-up, then `"cosine"` down to `final` times the top, or `"step"`: times `factor` at each milestone."""
+    """How the learning rate moves: a linear warm-up, then `"cosine"` down to `final` times the top, or `"step"`, times `factor` at each of
+    the milestones."""
 
     shape: Literal["cosine", "step"] = "cosine"
     warmup_steps: int = 300

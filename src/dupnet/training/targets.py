@@ -18,7 +18,6 @@ from dupnet.data.augmentation import Augmentation, augment, join
 from dupnet.data.photos import Photos
 from dupnet.errors import DataError
 
-
 Crop = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Pixels `(side, side, 3) uint8`, boxes `(n, 4) float32`, kinds `(n,) uint8`."""
 

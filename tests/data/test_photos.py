@@ -1,0 +1,50 @@
+"""The cache of decoded photos: same pixels, complete files only."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from dupnet.data import photos, wider
+from dupnet.data.photos import Photos
+from dupnet.errors import DataError
+
+
+def test_cached_pixels_are_the_decoded_ones(tiny_wider: Path, tmp_path: Path) -> None:
+    samples, images = wider.split(tiny_wider, "train")
+    plain, cached = Photos(samples, images), Photos(samples, images, tmp_path)
+    assert len(cached) == 8
+    assert all(np.array_equal(plain.pixels(n), cached.pixels(n)) for n in range(8))
+
+
+def test_the_cache_is_built_once(tiny_wider: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, images = wider.split(tiny_wider, "train")
+    Photos(samples, images, tmp_path)
+    monkeypatch.setattr(photos, "_decode", lambda path: pytest.fail("decoded again"))
+    Photos(samples, images, tmp_path).pixels(3)
+
+
+def test_an_interrupted_build_leaves_nothing(tiny_wider: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, images = wider.split(tiny_wider, "train")
+    decode, count = photos._decode, iter(range(100))
+
+    def stop_at_the_third(path: Path) -> np.ndarray:
+        if next(count) == 3:
+            raise KeyboardInterrupt
+        return decode(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(photos, "_decode", stop_at_the_third)
+        with pytest.raises(KeyboardInterrupt):
+            Photos(samples, images, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    assert np.array_equal(Photos(samples, images, tmp_path).pixels(5), Photos(samples, images).pixels(5))
+
+
+def test_a_broken_photo_is_named(tiny_wider: Path, tmp_path: Path) -> None:
+    samples, _ = wider.split(tiny_wider, "train")
+    broken = tmp_path / samples[0].photo
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"\x89PNG\r\n")
+    with pytest.raises(DataError, match=samples[0].photo):
+        Photos(samples, tmp_path).pixels(0)
