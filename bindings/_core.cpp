@@ -9,12 +9,15 @@
 #include <nanobind/stl/tuple.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstdlib>
 #include <list>
 #include <memory>
 #include <mutex>
+#include <new>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -140,12 +143,17 @@ auto numpy(std::unique_ptr<T[]> values, std::initializer_list<size_t> shape) {
     return nb::ndarray<nb::numpy, T>(data, shape, owner);
 }
 
-// An output map, copied out while the GIL is released.
+// Output maps, copied out while the GIL is released.
 struct Map {
     int bits;
     size_t channels, rows, columns;
     std::unique_ptr<uint8_t[]> levels;
     std::unique_ptr<int32_t[]> grid;
+};
+
+struct Maps {
+    std::vector<Map> all;
+    bool incomplete = false;  // memory ran out
 };
 
 class Model {
@@ -190,7 +198,7 @@ public:
         size_t rows = input_map.shape(0), columns = input_map.shape(1), stride = static_cast<size_t>(model.stride), bytes;
         dn_workers lent = workers(threads);
         check(dn_run_arena_bytes(&model, rows, columns, &lent, &bytes));
-        std::vector<Map> maps;
+        Maps maps;
         dn_status status;
         {
             nb::gil_scoped_release released;
@@ -200,8 +208,9 @@ public:
             give_back(std::move(arena));
         }
         check(status);
+        if (maps.incomplete) throw std::bad_alloc();
         std::vector<nb::object> arrays;
-        for (Map &map : maps)
+        for (Map &map : maps.all)
             arrays.push_back(map.bits ? nb::cast(numpy(std::move(map.levels), {map.channels, map.rows, map.columns}))
                                       : nb::cast(numpy(std::move(map.grid), {map.channels, map.rows, map.columns})));
         return arrays;
@@ -221,23 +230,33 @@ public:
 private:
     static dn_workers workers(int threads) { return {threads, Pool::run, nullptr}; }
 
+    // Called from C, through which no exception may fly.
     static void copy_map(void *context, const dn_map *map) {
-        size_t count = map->channels * map->rows * map->columns, i = 0;
-        Map copy{map->bits, map->channels, map->rows, map->columns, nullptr, nullptr};
-        if (map->bits)
+        Maps &maps = *static_cast<Maps *>(context);
+        try {
+            maps.all.push_back(copy_of(*map));
+        } catch (const std::bad_alloc &) {
+            maps.incomplete = true;
+        }
+    }
+
+    static Map copy_of(const dn_map &map) {
+        size_t count = map.channels * map.rows * map.columns, i = 0;
+        Map copy{map.bits, map.channels, map.rows, map.columns, nullptr, nullptr};
+        if (map.bits)
             copy.levels.reset(new uint8_t[count]);
         else
             copy.grid.reset(new int32_t[count]);
-        for (size_t c = 0; c < map->channels; c++)
-            for (size_t y = 0; y < map->rows; y++)
-                for (size_t x = 0; x < map->columns; x++, i++) {
-                    int32_t value = dn_map_value(map, c, y, x);
-                    if (map->bits)
+        for (size_t c = 0; c < map.channels; c++)
+            for (size_t y = 0; y < map.rows; y++)
+                for (size_t x = 0; x < map.columns; x++, i++) {
+                    int32_t value = dn_map_value(&map, c, y, x);
+                    if (map.bits)
                         copy.levels[i] = static_cast<uint8_t>(value);
                     else
                         copy.grid[i] = value;
                 }
-        static_cast<std::vector<Map> *>(context)->push_back(std::move(copy));
+        return copy;
     }
 
     // Arenas wait here between calls: as many as there were calls at the same time.

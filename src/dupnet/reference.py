@@ -63,10 +63,13 @@ def _pool(values: NDArray[np.int32], pool: int) -> NDArray[np.int32]:
 
 
 def _count(values: NDArray[np.int32], thresholds: NDArray[np.int32]) -> NDArray[np.uint8]:
-    return sum((values >= t[:, None, None] for t in thresholds.T), np.zeros(values.shape, np.uint8))
+    levels = np.zeros(values.shape, np.uint8)
+    for t in thresholds.T:
+        levels += values >= t[:, None, None]
+    return levels
 
 
-def grid_values(model: IntegerModel, accumulators: NDArray[np.int32]) -> NDArray[np.float32]:
+def grid_values(model: IntegerModel, accumulators: NDArray[np.integer]) -> NDArray[np.float32]:
     """The grid's real values `(6 * anchors, rows, columns) float32`: `scale * accumulator + bias`, rounded to float32 at each step."""
     return model.scale[:, None, None] * accumulators.astype(np.float32) + model.bias[:, None, None]
 

@@ -66,9 +66,7 @@ class Detector:
     def __repr__(self) -> str:
         return f"Detector({self.name!r}, size={self.default_size}, score={self.default_score:.2f})"
 
-    def detect(
-        self, source: image.Source, *, size: int | None = None, score: float | None = None, iou: float | None = None
-    ) -> Detections:
+    def detect(self, source: image.Source, *, size: int | None = None, score: float | None = None, iou: float | None = None) -> Detections:
         """Find boxes in a photo.
 
         Args:

@@ -1,0 +1,151 @@
+"""Reference = C core: equal integers at every stage, boxes to 1e-3 pixels."""
+
+from __future__ import annotations
+
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_models import input_map, models, of_spec, random_model, random_stage, small_model
+
+from dupnet import _core, image, packed, reference, zoo
+from dupnet.integer import IntegerModel
+
+KERNELS = _core.kernels()
+quick = settings(deadline=None, derandomize=True, database=None)
+
+
+def assert_equal_maps(model: IntegerModel, pixels: np.ndarray, *, kernels: str, threads: int = 1) -> None:
+    expected = reference.run(model, pixels)
+    found = _core.Model(packed.to_bytes(model), kernels).run(pixels, threads=threads)
+    assert len(found) == len(expected)
+    for number, (a, b) in enumerate(zip(expected, found), 1):
+        assert a.dtype == b.dtype and a.shape == b.shape
+        assert np.array_equal(a, b), f"stage {number}: {np.count_nonzero(a != b)} of {a.size} values differ"
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@settings(quick, max_examples=150)
+@given(model=models(), rows=st.integers(1, 5), columns=st.integers(1, 5), seed=st.integers(0, 99), threads=st.integers(1, 3))
+def test_maps_of_random_models(kernels: str, model: IntegerModel, rows: int, columns: int, seed: int, threads: int) -> None:
+    pixels = input_map(np.random.default_rng(seed), rows * model.stride, columns * model.stride)
+    assert_equal_maps(model, pixels, kernels=kernels, threads=threads)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("name", [name for name in zoo.names() if zoo.get(name).is_integer])
+def test_maps_of_the_zoo(kernels: str, name: str) -> None:
+    model = of_spec(zoo.get(name))
+    assert_equal_maps(model, input_map(np.random.default_rng(1), 48, 80), kernels=kernels, threads=2)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("weight_bits", [1, 2])
+@pytest.mark.parametrize("extreme", [0, 255])
+def test_sums_at_the_edge_of_16_bits(kernels: str, weight_bits: int, extreme: int) -> None:
+    """All weights of one sign, all pixels white: sums reach plus and minus their bound, just below and above 2^15."""
+    rng = np.random.default_rng(0)
+    for map_copies in (1, 3, 4, 5, 14):
+        stage = random_stage(rng, in_channels=3, filters=6, weight_bits=weight_bits, input_bits=8, output_bits=0, map_copies=map_copies)
+        stage.weights[:3], stage.weights[3:] = 2**weight_bits - 1, 1 - 2**weight_bits
+        model = random_model(rng, [stage], anchors=1)
+        assert_equal_maps(model, np.full((4, 4, 3), extreme, np.uint8), kernels=kernels)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize(
+    ("channels", "map_copies", "weight_copies"), [(4, 3, 6), (6, 4, 8), (9, 2, 6), (12, 5, 10), (5, 7, 7), (3, 64, 64)]
+)
+def test_both_duplications_at_once(kernels: str, channels: int, map_copies: int, weight_copies: int) -> None:
+    rng = np.random.default_rng(channels)
+    first = random_stage(rng, in_channels=3, filters=channels, input_bits=8, output_bits=3)
+    copies = {"map_copies": map_copies, "weight_copies": weight_copies}
+    last = random_stage(rng, in_channels=channels, filters=6, weight_bits=2, input_bits=3, output_bits=0, **copies)
+    assert_equal_maps(random_model(rng, [first, last], anchors=1), input_map(rng, 5, 7), kernels=kernels)
+
+
+@settings(quick, max_examples=100)
+@given(
+    height=st.sampled_from((1, 2, 3, 5, 16, 33, 100)),
+    width=st.sampled_from((1, 2, 3, 7, 17, 64, 151)),
+    rows=st.integers(1, 90),
+    columns=st.integers(1, 90),
+    seed=st.integers(0, 9),
+)
+def test_resize(height: int, width: int, rows: int, columns: int, seed: int) -> None:
+    photo = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+    assert np.array_equal(_core.resize(photo, rows, columns), image.resize(photo, (rows, columns)))
+
+
+@pytest.mark.parametrize(
+    ("shape", "size_hw"), [((3, 5000), (1, 416)), ((16384, 2), (416, 1)), ((1, 16384), (5, 16383)), ((2, 1), (16384, 3))]
+)
+def test_resize_of_extreme_shapes(shape: tuple[int, int], size_hw: tuple[int, int]) -> None:
+    photo = np.random.default_rng(0).integers(0, 256, (*shape, 3), np.uint8)
+    assert np.array_equal(_core.resize(photo, *size_hw), image.resize(photo, size_hw))
+
+
+@settings(quick, max_examples=40)
+@given(
+    model=models(),
+    shape=st.sampled_from(((1, 1), (60, 80), (97, 33), (3, 500), (40, 40))),
+    size=st.integers(32, 40),
+    score=st.sampled_from((0.0, 0.3, 0.5, 0.9, 1.0)),
+    iou=st.sampled_from((0.0, 0.2, 0.45, 1.0)),
+    threads=st.integers(1, 3),
+)
+def test_boxes(model: IntegerModel, shape: tuple[int, int], size: int, score: float, iou: float, threads: int) -> None:
+    photo = input_map(np.random.default_rng(shape[0]), *shape)
+    expected = reference.detect(model, photo, size=size, score=score, iou=iou)
+    xyxy, scores = _core.Model(packed.to_bytes(model)).detect(photo, size=size, score=score, iou=iou, threads=threads)
+    assert len(scores) == len(expected)
+    np.testing.assert_allclose(scores, expected.scores, atol=1e-6)
+    np.testing.assert_allclose(xyxy, expected.xyxy, rtol=1e-6, atol=1e-3)
+
+
+def test_many_python_threads_share_a_model() -> None:
+    model = of_spec(zoo.get("dupnet-tinier-yolo"))
+    core = _core.Model(packed.to_bytes(model))
+    photos = [input_map(np.random.default_rng(seed), 40 + 8 * seed, 60) for seed in range(6)]
+
+    def detect(photo: np.ndarray, threads: int) -> tuple[np.ndarray, np.ndarray]:
+        return core.detect(photo, size=64, score=0.1, iou=0.5, threads=threads)
+
+    alone = [detect(photo, 1) for photo in photos]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(detect, photos * 8, [1, 2, 3] * 16))
+    for (xyxy, scores), (expected_xyxy, expected_scores) in zip(together, alone * 8):
+        assert np.array_equal(xyxy, expected_xyxy) and np.array_equal(scores, expected_scores)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_workers_after_fork() -> None:
+    core = _core.Model(packed.to_bytes(small_model()))
+    pixels = input_map(np.random.default_rng(0), 32, 32)
+    expected = core.run(pixels, threads=3)[-1]
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            code = 0 if np.array_equal(core.run(pixels, threads=3)[-1], expected) else 2
+        finally:
+            os._exit(code)
+    timer = threading.Timer(20, os.kill, (child, 9))
+    timer.start()
+    status = os.waitpid(child, 0)[1]
+    timer.cancel()
+    assert os.waitstatus_to_exitcode(status) == 0
+
+
+def test_unknown_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = packed.to_bytes(small_model())
+    with pytest.raises(ValueError, match="no kernels quick run here; this build has portable"):
+        _core.Model(data, "quick")
+    monkeypatch.setenv("DUPNET_KERNELS", "quicker")
+    with pytest.raises(ValueError, match="quicker"):
+        _core.Model(data)

@@ -1,0 +1,89 @@
+"""The core on its own: compiled without warnings as C99 and C++, without the things it promises not to use, and under sanitizers."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from random_models import small_model
+
+from dupnet import packed
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = ROOT / "core"
+SOURCES = sorted(CORE.glob("*.c"))
+WARNINGS = ["-Werror", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow"]
+COMPILERS = [
+    pytest.param(name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed")) for name in ("gcc", "clang")
+]
+
+
+def call(*command: str | Path) -> str:
+    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
+    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
+    return done.stdout
+
+
+@pytest.fixture
+def model_file(tmp_path: Path) -> Path:
+    packed.save(small_model(), tmp_path / "small.dnet")
+    return tmp_path / "small.dnet"
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize("language", [["-std=c99"], ["-x", "c++", "-std=c++11"]], ids=["c99", "c++11"])
+def test_no_warnings(compiler: str, language: list[str], tmp_path: Path) -> None:
+    for source in SOURCES:
+        call(compiler, *language, "-O2", *WARNINGS, "-c", source, "-o", tmp_path / "object.o")
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+@pytest.mark.parametrize(
+    "flags", [["-O2"], ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]], ids=["plain", "sanitized"]
+)
+def test_checks(compiler: str, flags: list[str], tmp_path: Path, model_file: Path) -> None:
+    (tmp_path / "empty.c").write_text("int main(void) { return 0; }\n")
+    probe = [compiler, *flags, tmp_path / "empty.c", "-o", tmp_path / "empty"]
+    if subprocess.run(probe, capture_output=True).returncode or subprocess.run([tmp_path / "empty"]).returncode:
+        pytest.skip(f"{compiler} has no runtime for {flags[-1]}")
+    program = tmp_path / "checks"
+    call(compiler, "-std=c99", *flags, *WARNINGS, f"-I{CORE}", *SOURCES, ROOT / "tests/core/checks.c", "-o", program, "-lm")
+    assert call(program, model_file) == "ok\n"
+
+
+def test_the_core_is_an_island() -> None:
+    """No heap, no files, no state: nothing but these headers, no library function but these, no variable but constants."""
+    allowed = {"dupnet.h", "dn_impl.h", "stddef.h", "stdint.h", "string.h", "math.h", "immintrin.h", "arm_neon.h", "cpuid.h", "intrin.h"}
+    for path in [*SOURCES, *CORE.glob("*.h")]:
+        code = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
+        assert set(re.findall(r'#\s*include\s*[<"]([^>"]+)', code)) <= allowed, path.name
+        assert not re.search(r"\b(malloc|calloc|realloc|free|alloca|qsort|getenv|abort|exit)\s*\(", code), path.name
+        variables = re.findall(r"^(?:static|extern)\s[^(){};]*[;=]", code, flags=re.MULTILINE)
+        assert all("const" in variable for variable in variables), f"{path.name}: {variables}"
+
+
+def example(text: str) -> str:
+    match = re.search(r"```c\n(.*?)```", text, flags=re.DOTALL)
+    assert match, "docs/core.md shows no program"
+    return match[1]
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_program_of_the_guide(compiler: str, tmp_path: Path, model_file: Path) -> None:
+    (tmp_path / "faces.c").write_text(example((ROOT / "docs/core.md").read_text()))
+    (tmp_path / "photo.ppm").write_bytes(b"P6 40 30 255\n" + bytes(range(240)) * 15)
+    call(compiler, "-std=c99", "-O2", *WARNINGS, f"-I{CORE}", *SOURCES, tmp_path / "faces.c", "-o", tmp_path / "faces", "-lm")
+    lines = call(tmp_path / "faces", model_file, tmp_path / "photo.ppm").splitlines()
+    assert lines and all(re.fullmatch(r"\d+ \d+ \d+ \d+  [01]\.\d\d", line) for line in lines)
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_program_of_the_header(compiler: str, tmp_path: Path) -> None:
+    manual = (CORE / "dupnet.h").read_text().split("*/")[0]
+    program = "\n".join(line[7:] for line in manual.splitlines() if line.startswith(" *     ") or line == " *")
+    assert program.count("\n") > 15
+    (tmp_path / "example.c").write_text(program + "\n")
+    call(compiler, "-std=c99", "-O2", *WARNINGS, f"-I{CORE}", "-c", tmp_path / "example.c", "-o", tmp_path / "example.o")

@@ -1,0 +1,116 @@
+"""Integer models for tests: every shape that the format permits, with random numbers inside."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dupnet.integer import IntegerModel, Stage, validate
+from dupnet.spec import HeadSpec, ModelSpec
+
+CHANNELS = (1, 2, 3, 5, 7, 8, 9, 12, 15, 16, 17, 24, 31, 32, 33, 63, 64, 65)
+"""Around the sizes of bytes and words, and some with common divisors."""
+
+
+def random_stage(
+    rng: np.random.Generator,
+    *,
+    in_channels: int,
+    filters: int,
+    kernel: int = 3,
+    pool: int = 1,
+    weight_bits: int = 1,
+    input_bits: int = 2,
+    output_bits: int = 2,
+    weight_copies: int = 1,
+    map_copies: int = 1,
+) -> Stage:
+    """A stage whose thresholds part the sums that occur; a few are the extreme ones of the format."""
+    stored = in_channels * map_copies // weight_copies
+    codes = rng.integers(0, 2**weight_bits, (filters, stored, kernel, kernel))
+    weights = (2 * codes - (2**weight_bits - 1)).astype(np.int16)
+    bound = kernel**2 * in_channels * map_copies * (2**weight_bits - 1) * (2**input_bits - 1)
+    thresholds = None
+    if output_bits:
+        spread = bound / np.sqrt(kernel**2 * stored) / weight_copies**0.25
+        t = rng.normal(0, spread, (filters, 2**output_bits - 1))
+        t[rng.random(t.shape) < 0.05] = -bound
+        t[rng.random(t.shape) < 0.05] = bound + 1
+        thresholds = np.sort(np.clip(t.round(), -bound, bound + 1).astype(np.int32), axis=1)
+    return Stage(weights, weight_bits, input_bits, weight_copies, map_copies, pool, thresholds)
+
+
+def random_model(
+    rng: np.random.Generator, stages: list[Stage], *, anchors: int = 2, name: str = "random", score: float = 0.5
+) -> IntegerModel:
+    """A model of these stages, the last of which has `6 * anchors` filters and no thresholds."""
+    scale = 4 / max(1.0, stages[-1].accumulator_max ** 0.5)
+    sizes = tuple((float(np.float32(w)), float(np.float32(h))) for w, h in rng.uniform(4, 40, (anchors, 2)))
+    return validate(
+        IntegerModel(
+            name=name,
+            stages=tuple(stages),
+            head=HeadSpec(sizes, centre_scale=2.0),
+            scale=rng.normal(0, scale, 6 * anchors).astype(np.float32),
+            bias=rng.normal(0, 1, 6 * anchors).astype(np.float32),
+            default_size_px=64,
+            default_score=float(np.float32(score)),
+        )
+    )
+
+
+def of_spec(spec: ModelSpec, seed: int = 0) -> IntegerModel:
+    """Random numbers in a spec's shape."""
+    rng = np.random.default_rng(seed)
+    fields = ("filters", "kernel", "pool", "weight_bits", "input_bits", "weight_copies", "map_copies")
+    outputs = [*(layer.input_bits for layer in spec.layers[1:]), 0]
+    stages = [
+        random_stage(rng, in_channels=channels, output_bits=bits, **{field: getattr(layer, field) for field in fields})
+        for layer, channels, bits in zip(spec.layers, spec.in_channels, outputs)
+    ]
+    return random_model(rng, stages, anchors=len(spec.head.anchors), name=spec.name)
+
+
+def small_model(seed: int = 0) -> IntegerModel:
+    """Two stages, 16- and 32-bit thresholds being both possible, in a file of a few hundred bytes."""
+    rng = np.random.default_rng(seed)
+    first = random_stage(rng, in_channels=3, filters=5, pool=2, input_bits=8, output_bits=2, map_copies=2, weight_copies=3)
+    middle = random_stage(rng, in_channels=5, filters=4, kernel=1, weight_bits=8, output_bits=3)
+    last = random_stage(rng, in_channels=4, filters=12, kernel=3, weight_bits=2, input_bits=3, output_bits=0, map_copies=2, weight_copies=4)
+    return random_model(rng, [first, middle, last])
+
+
+def input_map(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.uint8]:
+    """Noise with plain black and white places, `(rows, columns, 3) uint8`."""
+    noise = rng.integers(0, 256, (rows, columns, 3))
+    return np.where(rng.random((rows, columns, 1)) < 0.2, 255 * rng.integers(0, 2, (rows, columns, 1)), noise).astype(np.uint8)
+
+
+@st.composite
+def models(draw: Any) -> IntegerModel:
+    """Any model that the format permits, small enough for the reference."""
+    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
+    anchors, count = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+    stages: list[Stage] = []
+    channels, bits, stride = 3, 8, 1
+    for number in range(count):
+        last = number == count - 1
+        map_copies = draw(st.sampled_from((1, 1, 2, 3, 4, 8, 64) if channels < 12 else (1, 1, 2, 3, 4)))
+        divisors = [r for r in range(1, 65) if channels * map_copies % r == 0]
+        shape = {
+            "in_channels": channels,
+            "filters": 6 * anchors if last else draw(st.sampled_from(CHANNELS)),
+            "kernel": draw(st.sampled_from((1, 3, 3, 5, 7))),
+            "pool": 1 if last or stride == 16 else draw(st.sampled_from((1, 2))),
+            "weight_bits": draw(st.sampled_from((1, 1, 2, 3, 4, 5, 6, 7, 8))),
+            "input_bits": bits,
+            "output_bits": 0 if last else draw(st.integers(1, 8)),
+            "map_copies": map_copies,
+            "weight_copies": draw(st.sampled_from(divisors)),
+        }
+        stages.append(random_stage(rng, **shape))
+        channels, bits, stride = shape["filters"], shape["output_bits"], stride * shape["pool"]
+    return random_model(rng, stages, anchors=anchors)
