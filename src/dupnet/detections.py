@@ -215,18 +215,19 @@ def _draw(picture: Image.Image, faces: Detections) -> Image.Image:
         for x1, y1, x2, y2 in boxes:
             out = line + rim
             draw.rectangle((x1 - out, y1 - out, x2 + out, y2 + out), outline=colour, width=out)
-    taken = [(x1 - line, y1 - line, x2 + line, y2 + line) for x1, y1, x2, y2 in boxes]
-    for box, score in zip(boxes, faces.scores):
+    taken = np.zeros((2 * len(boxes), 4), np.int64)  # the boxes, then room for their labels
+    taken[: len(boxes)] = np.array(boxes, np.int64).reshape(-1, 4) + (-line, -line, line, line)
+    for number, (box, score) in enumerate(zip(boxes, faces.scores)):
         text = f"{score:.2f}"
         left, top, right, bottom = draw.textbbox((0, 0), text, font=font)
         pad = line + 1
         size = int(right - left) + 2 * pad, int(bottom - top) + 2 * pad
-        place = _label_place(box, size, 2 * line + 1, picture.size, np.array(taken))
+        place = _label_place(box, size, 2 * line + 1, picture.size, taken[: len(boxes) + number])
         if place is not None:
             x, y = place
             draw.rectangle((x, y, x + size[0] - 1, y + size[1] - 1), fill=_EDGE)
             draw.text((x + pad - left, y + pad - top), text, fill=_LINE, font=font)
-            taken.append((x, y, x + size[0], y + size[1]))
+            taken[len(boxes) + number] = (x, y, x + size[0], y + size[1])
     return picture
 
 

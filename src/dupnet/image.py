@@ -73,9 +73,9 @@ def _from_array(array: NDArray[np.uint8]) -> Pixels:
 
 
 def _from_file(path: Path) -> Pixels:
-    if path.is_dir():
-        raise ImageError(f"{path}: is a folder, not a photo")
     try:
+        if path.is_dir():
+            raise ImageError(f"{path}: is a folder, not a photo")
         if path.stat().st_size == 0:
             raise ImageError(f"{path}: the file is empty")
         with Image.open(path) as image:
@@ -83,6 +83,8 @@ def _from_file(path: Path) -> Pixels:
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError
             return _from_pil(image, str(path))
+    except ImageError:
+        raise
     except FileNotFoundError:
         raise ImageError(f"{path}: there is no such file") from None
     except UnidentifiedImageError:
@@ -92,8 +94,8 @@ def _from_file(path: Path) -> Pixels:
             f"{path}: has more than {Image.MAX_IMAGE_PIXELS} pixels, so it may be a decompression bomb; if you trust it, "
             "scale it down first or raise PIL.Image.MAX_IMAGE_PIXELS"
         ) from None
-    except (OSError, ValueError) as error:
-        raise error if isinstance(error, ImageError) else ImageError(f"{path}: cannot be read: {error}") from None
+    except Exception as error:
+        raise _unreadable(str(path), error) from None
 
 
 def _from_pil(image: Image.Image, name: str) -> Pixels:
@@ -104,8 +106,14 @@ def _from_pil(image: Image.Image, name: str) -> Pixels:
         return np.asarray(_to_rgb(upright))
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
-    except Exception as error:  # a damaged file can trip a decoder in any way: struct, zlib, index and syntax errors
-        raise ImageError(f"{name}: is damaged or cannot be decoded: {error or type(error).__name__}") from None
+    except Exception as error:
+        raise _unreadable(name, error) from None
+
+
+def _unreadable(name: str, error: Exception) -> ImageError:
+    """For whatever a decoder raises: damaged files end in errors of struct, zlib, indices or syntax, as it comes."""
+    reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return ImageError(f"{name}: cannot be read, perhaps damaged: {reason}")
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -1,0 +1,186 @@
+"""`dupnet detect`, `evaluate` and `inspect` as a user calls them, on a small random model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+from random_models import small_model
+
+from dupnet import cli, packed, zoo
+from dupnet.data import wider
+from dupnet.runtime import Detector
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "small.dnet"
+    packed.save(small_model(), path)
+    return path
+
+
+@pytest.fixture
+def photos(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The current folder, with a.png, more/b.jpg and more/deep/a.webp."""
+    rng = np.random.default_rng(2)
+    for name in ("a.png", "more/b.jpg", "more/deep/a.webp"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (60, 80, 3), np.uint8)).save(path)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def dupnet(*words: str | Path) -> Result:
+    result = CliRunner().invoke(cli.main, [str(word) for word in words])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result
+
+
+def test_plain_lines(photos: Path, model: Path) -> None:
+    faces = Detector(model).detect("a.png")
+    result = dupnet("detect", "a.png", "--model", model)
+    assert len(faces) > 1 and result.exit_code == 0 and result.stderr == ""
+    (x1, y1, x2, y2), score = faces[0]
+    assert result.stdout.splitlines()[0] == f"a.png  {x1:.1f} {y1:.1f} {x2:.1f} {y2:.1f}  {score:.3f}"
+    assert len(result.stdout.splitlines()) == len(faces)
+
+
+def test_json_lines(photos: Path, model: Path) -> None:
+    result = dupnet("detect", "a.png", "more", "--json", "--model", model)
+    lines = [json.loads(line) for line in result.stdout.splitlines()]
+    assert result.exit_code == 0 and [line["photo"] for line in lines] == ["a.png", "more/b.jpg", "more/deep/a.webp"]
+    assert lines[1]["faces"] == Detector(model).detect("more/b.jpg").to_list()
+
+
+def test_csv(photos: Path, model: Path) -> None:
+    Path("a.png").rename('comma, "quote".png')
+    rows = list(csv.DictReader(dupnet("detect", ".", "--csv", "--model", model).stdout.splitlines()))
+    assert {row["photo"] for row in rows} == {'comma, "quote".png', "more/b.jpg", "more/deep/a.webp"}
+    assert list(rows[0]) == ["photo", "x1", "y1", "x2", "y2", "score"]
+
+
+def test_options_reach_the_detector(photos: Path, model: Path) -> None:
+    options = {"size": 48, "score": 0.1, "iou": 0.9}
+    words = [word for key, value in options.items() for word in (f"--{key}", str(value))]
+    result = dupnet("detect", "a.png", "--json", "--model", model, "--threads", "2", *words)
+    assert json.loads(result.stdout)["faces"] == Detector(model).detect("a.png", **options).to_list()
+
+
+def test_no_face_is_no_failure(photos: Path, model: Path) -> None:
+    assert dupnet("detect", "a.png", "--score", "1", "--model", model).stdout == ""
+    result = dupnet("detect", "a.png", "--score", "1", "--json", "--model", model)
+    assert result.exit_code == 0 and json.loads(result.stdout) == {"photo": "a.png", "faces": []}
+
+
+def test_one_bad_photo_stops_no_other(photos: Path, model: Path) -> None:
+    Path("bad.png").write_bytes(b"not a photo")
+    Path("nothing").mkdir()
+    result = dupnet("detect", "bad.png", "gone.png", "nothing", "a.png", "--json", "--model", model)
+    assert result.exit_code == 1 and json.loads(result.stdout)["photo"] == "a.png"
+    errors = sorted(result.stderr.splitlines())
+    assert [line.split(":")[2] for line in errors] == [" bad.png", " gone.png", " nothing"]
+    assert all(line.startswith("dupnet: error: ") for line in errors)
+
+
+def test_draw_one_photo_into_a_file(photos: Path, model: Path) -> None:
+    assert dupnet("detect", "a.png", "--draw", "new/out.jpg", "--model", model).exit_code == 0
+    with Image.open("new/out.jpg") as drawn:
+        assert drawn.size == (80, 60)
+    Path("folder").mkdir()
+    assert dupnet("detect", "more/deep/a.webp", "--draw", "folder", "--model", model).exit_code == 0
+    assert Path("folder/a.webp.png").exists()
+
+
+def test_draw_many_photos_into_a_folder(photos: Path, model: Path) -> None:
+    assert dupnet("detect", "a.png", "more", "--draw", "out", "--model", model).exit_code == 0
+    assert sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*.*")) == ["a.png", "b.jpg", "deep/a.webp.png"]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["a.png", "--draw", "out.txt"], "ends in .png"),
+        (["a.png", "--draw", "a.png"], "would overwrite the photo a.png"),
+        (["a.png", "more", "--draw", "."], "would overwrite the photo a.png"),
+        (["more", "more/b.jpg", "--draw", "out"], "two photos would be drawn into out/b.jpg"),
+        (["a.png", "more", "--draw", "a.png"], "this is a folder, not a file"),
+        (["a.png", "--size", "31"], "--size"),
+        (["a.png", "--score", "1.5"], "--score"),
+        (["a.png", "--threads", "0"], "--threads"),
+        ([], "PHOTO"),
+        (["--nonsense"], "--nonsense"),
+    ],
+)
+def test_wrong_calls(photos: Path, model: Path, words: list[str], reason: str) -> None:
+    before = Path("a.png").read_bytes()
+    result = dupnet("detect", *words, "--model", model)
+    assert result.exit_code == 2 and reason in result.stderr and result.stdout == ""
+    assert Path("a.png").read_bytes() == before
+
+
+def test_models_that_cannot_be_used(photos: Path) -> None:
+    Path("bad.dnet").write_bytes(b"DNET")
+    for words in (
+        ["detect", "a.png", "--model", "bad.dnet"],
+        ["detect", "a.png", "--model", "gone.dnet"],
+        ["detect", "a.png", "--model", "gone"],
+    ):
+        result = dupnet(*words)
+        assert result.exit_code == 1 and result.stdout == "" and result.stderr.count("\n") == 1
+        assert result.stderr.startswith("dupnet: error: ") and words[-1] in result.stderr
+
+
+def test_evaluate(tiny_wider: Path, tmp_path: Path, model: Path) -> None:
+    root = Path(shutil.copytree(tiny_wider, tmp_path / "wider"))
+    samples, _ = wider.split(root, "val")
+    subsets = {one.photo: {"easy": [], "medium": [0], "hard": [0]} for one in samples}
+    (root / "wider_face_split" / "val_difficulty.json").write_text(json.dumps(subsets))
+    result = dupnet("evaluate", model, "--wider", root, "--size", "64", "--json")
+    report = json.loads(result.stdout)
+    assert {"ap_easy", "ap_medium", "ap_hard", "ap_all", "dr", "photos", "size", "model", "seconds"} <= set(report)
+    assert report["photos"] == 8 and report["size"] == 64 and report["ap_easy"] is None and 0 <= report["ap_all"] <= 1
+    assert "AP medium" in dupnet("evaluate", model, "--wider", root).stdout
+    failed = dupnet("evaluate", model, "--wider", tmp_path)
+    assert failed.exit_code == 1 and "not a WIDER FACE folder" in failed.stderr
+
+
+def test_inspect(model: Path) -> None:
+    report = json.loads(dupnet("inspect", model, "--json").stdout)
+    expected = small_model()
+    assert report["name"] == expected.name and report["file_bytes"] == model.stat().st_size and report["default_size_px"] == 64
+    assert [stage["filters"] for stage in report["stages"]] == [stage.filters for stage in expected.stages]
+    assert report["stages"][0]["weight_bytes"] == 5 * -(-3 * 3 * 2 // 8) and report["stages"][-1]["threshold_bytes"] == 0
+    plain = dupnet("inspect", model).stdout
+    assert f"{model.stat().st_size:,} bytes" in plain and len(plain.splitlines()) == 7 + len(expected.stages)
+
+
+def test_help_names_every_verb_and_every_verb_has_help() -> None:
+    overview = dupnet("--help").stdout
+    for verb, about in cli.VERBS.items():
+        assert f"{verb} " in overview and about in overview
+        assert dupnet(verb, "--help").exit_code == 0
+    assert dupnet("--version").stdout.startswith("dupnet, version ")
+    assert dupnet("nonsense").exit_code == 2
+
+
+@pytest.mark.parametrize("words", [["--help"], ["detect", "a.png", "--model", "MODEL"]])
+def test_no_verb_pays_for_another(photos: Path, model: Path, words: list[str]) -> None:
+    words = [str(model) if word == "MODEL" else word for word in words]
+    code = "import sys\nfrom dupnet.cli import main\ntry:\n    main()\nfinally:\n    print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code, *words], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert not {"torch", "scipy", "dupnet.nn", "dupnet.training", "dupnet.evaluation", "dupnet.cli.train"} & set(done.stderr.split())
+
+
+@pytest.mark.skipif("dupnet-tinier-yolo" not in zoo.model_names(), reason="the bundled model is not built yet")
+def test_the_bundled_model_needs_no_option(photos: Path) -> None:
+    assert dupnet("detect", "a.png").exit_code == 0

@@ -1,0 +1,138 @@
+"""Detections: order, indexing, files, crops, drawings; IoU and suppression by hand."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from dupnet.detections import Detections, iou, nms
+from dupnet.errors import DataError, ImageError
+
+PHOTO = np.full((100, 160, 3), 128, np.uint8)
+FACES = Detections([[10, 20, 30, 50], [100.126, 5, 120, 25], [40, 60, 60, 90]], [0.5, 0.9, 0.5], PHOTO)
+
+
+def test_the_surest_come_first_and_ties_keep_their_order() -> None:
+    assert FACES.scores.tolist() == pytest.approx([0.9, 0.5, 0.5])
+    assert FACES.xyxy[1:, 0].tolist() == [10, 40]
+    assert FACES.xyxy.dtype == FACES.scores.dtype == np.float32
+
+
+def test_items_and_parts() -> None:
+    box, score = next(iter(FACES))
+    assert box.tolist() == FACES[0].box.tolist() and score == FACES[0].score == pytest.approx(0.9)
+    assert len(FACES[1:]) == 2 and FACES[1:].image is PHOTO
+    assert len(FACES[FACES.scores > 0.7]) == 1 and FACES[np.array([2])].xyxy[0, 0] == 40
+    assert len(list(FACES)) == 3
+    with pytest.raises(IndexError):
+        FACES[3]
+
+
+def test_nothing_found_is_empty_everywhere() -> None:
+    for nobody in (Detections([], [], PHOTO), Detections(np.zeros((0, 4)), np.zeros(0), PHOTO), FACES[FACES.scores > 1]):
+        assert len(nobody) == 0 and nobody.xyxy.shape == (0, 4) and list(nobody) == [] and nobody.crops() == []
+        assert nobody.to_json() == "[]" and nobody.to_csv() == "x1,y1,x2,y2,score\n"
+        assert (np.asarray(nobody.plot()) == PHOTO).all()
+
+
+@pytest.mark.parametrize(
+    ("xyxy", "scores", "reason"),
+    [
+        ([[0, 0, 1, 1]], [0.5, 0.4], r"2 scores need boxes of shape \(2, 4\)"),
+        ([[0, 0, 1]], [0.5], r"not \(1, 3\)"),
+        ([0, 0, 1, 1], [0.5], r"not \(4,\)"),
+        ([[0, 0, np.nan, 1]], [0.5], "finite"),
+        ([[0, 0, 1, 1]], [np.inf], "finite"),
+        ([[2, 0, 1, 1]], [0.5], "x1 <= x2"),
+    ],
+)
+def test_wrong_arrays_are_refused(xyxy: list[object], scores: list[float], reason: str) -> None:
+    with pytest.raises(DataError, match=reason):
+        Detections(xyxy, scores)  # type: ignore[arg-type]
+
+
+def test_text() -> None:
+    assert json.loads(FACES.to_json())[0] == {"box": [100.13, 5.0, 120.0, 25.0], "score": 0.9}
+    assert FACES.to_csv().splitlines()[:2] == ["x1,y1,x2,y2,score", "100.13,5.00,120.00,25.00,0.900000"]
+    assert repr(FACES) == "Detections(3 boxes, best 0.90)"
+
+
+def test_save(tmp_path: Path) -> None:
+    for suffix in ("json", "csv", "png", "jpg", "JPEG"):
+        FACES.save(tmp_path / f"out.{suffix}")
+    assert (tmp_path / "out.json").read_text() == FACES.to_json() + "\n" and (tmp_path / "out.csv").read_text() == FACES.to_csv()
+    with Image.open(tmp_path / "out.png") as png, Image.open(tmp_path / "out.JPEG") as jpeg:
+        assert (np.asarray(png) == np.asarray(FACES.plot())).all() and jpeg.format == "JPEG" and jpeg.size == (160, 100)
+    with pytest.raises(DataError, match="must end in one of .json"):
+        FACES.save(tmp_path / "out.txt")
+    with pytest.raises(DataError, match="cannot be written"):
+        FACES.save(tmp_path / "missing" / "out.json")
+    (tmp_path / "folder.csv").mkdir()
+    with pytest.raises(DataError, match="cannot be written"):
+        FACES.save(tmp_path / "folder.csv")
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_crops() -> None:
+    assert [crop.shape for crop in FACES.crops()] == [(20, 20, 3), (30, 20, 3), (30, 20, 3)]
+    assert FACES.crops(margin=0.5)[0].shape == (35 - 0, 40, 3)
+    outside = Detections([[-9, -9, -2, -2], [158.2, 30, 170, 30], [300, 300, 310, 310]], [0.9, 0.8, 0.7], PHOTO)
+    assert [crop.shape for crop in outside.crops()] == [(1, 1, 3), (1, 2, 3), (1, 1, 3)]
+
+
+def test_pictures_need_a_photo() -> None:
+    bare = Detections([[0, 0, 9, 9]], [0.5])
+    for call in (bare.plot, bare.crops):
+        with pytest.raises(ImageError, match="carry no photo"):
+            call()
+    assert bare.plot(PHOTO).size == (160, 100) and bare.plot(Image.fromarray(PHOTO)).size == (160, 100)
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (24, 700), (700, 24), (900, 1600)])
+def test_a_drawing_hides_no_face(size_hw: tuple[int, int]) -> None:
+    rng = np.random.default_rng(5)
+    height, width = size_hw
+    centres = rng.uniform(0, 1, (40, 2)) * (width, height)
+    half = rng.uniform(2, 12, (40, 1))
+    faces = Detections(np.concatenate([centres - half, centres + half], 1), rng.random(40))
+    apart = faces[nms(faces.xyxy + np.array([-9, -9, 9, 9], np.float32), faces.scores, threshold=0)]
+    photo = rng.integers(0, 256, (height, width, 3), np.uint8)
+    drawn = np.asarray(apart.plot(photo))
+    for x1, y1, x2, y2 in np.round(apart.xyxy).astype(int).clip(0):
+        assert (drawn[y1 + 1 : y2, x1 + 1 : x2] == photo[y1 + 1 : y2, x1 + 1 : x2]).all()
+    assert size_hw == (1, 1) or (drawn != photo).any()
+
+
+def test_iou_by_hand() -> None:
+    a = [[0, 0, 4, 2], [0, 0, 0, 0]]
+    b = [[2, 0, 6, 2], [0, 0, 4, 2], [4, 0, 8, 2], [0, 0, 0, 0]]
+    assert iou(a, b) == pytest.approx(np.array([[1 / 3, 1, 0, 0], [0, 0, 0, 0]]))
+    assert iou([], b).shape == (0, 4)
+
+
+def test_nms_by_hand() -> None:
+    boxes = [[0, 0, 4, 2], [2, 0, 6, 2], [20, 0, 24, 2], [20, 0, 24, 2], [3, 0, 7, 2]]
+    assert nms(boxes, [0.5, 0.9, 0.7, 0.7, 0.1], threshold=0.4).tolist() == [1, 2, 0]
+    assert nms(boxes, [0.5, 0.9, 0.7, 0.7, 0.1], threshold=0.3).tolist() == [1, 2]
+    assert nms([], [], threshold=0.5).tolist() == []
+    half = [[0, 0, 4, 1], [0, 0, 2, 1]]
+    assert nms(half, [0.9, 0.8], threshold=0.5).tolist() == [0, 1], "exactly the threshold stays"
+
+
+@given(st.integers(0, 30), st.sampled_from([0.0, 0.3, 0.45, 1.0]), st.integers(0, 2**32 - 1))
+def test_nms_keeps_what_overlaps_nothing_better(count: int, threshold: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    corner = rng.integers(0, 20, (count, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(1, 20, (count, 2))], 1)
+    scores = rng.integers(0, 5, count) / 5
+    overlap, kept = iou(boxes, boxes), []
+    for i in sorted(range(count), key=lambda i: (-scores[i], i)):
+        if all(overlap[j, i] <= threshold for j in kept):
+            kept.append(i)
+    assert nms(boxes, scores, threshold=threshold).tolist() == kept
