@@ -21,6 +21,8 @@ FACES = Detections([[10, 20, 30, 50], [100.126, 5, 120, 25], [40, 60, 60, 90]], 
 def test_the_surest_come_first_and_ties_keep_their_order() -> None:
     assert FACES.scores.tolist() == pytest.approx([0.9, 0.5, 0.5])
     assert FACES.xyxy[1:, 0].tolist() == [10, 40]
+    many = Detections(np.arange(100)[:, None] + [0, 0, 1, 1], np.arange(100) % 2)
+    assert many.xyxy[:, 0].tolist() == [*range(1, 100, 2), *range(0, 100, 2)]
     assert FACES.xyxy.dtype == FACES.scores.dtype == np.float32
 
 
