@@ -8,12 +8,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from dupnet import packed
 from dupnet.errors import SpecError
+from dupnet.integer import accumulator_max
 from dupnet.spec import FULL, ModelSpec
-
-HEADER_BYTES = 32
-STAGE_BYTES = 12
-"""Fixed parts of the packed file (docs/format.md); a test compares `count(spec).file_bytes` with files that were written."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +47,6 @@ class Cost:
     size_hw: tuple[int, int]
     layers: tuple[LayerCost, ...]
     total: LayerCost
-
-
-def padded(count: int) -> int:
-    """`count` bytes and the zeros up to the next multiple of 4."""
-    return -(-count // 4) * 4
 
 
 def count(spec: ModelSpec, size_hw: tuple[int, int] = (608, 608)) -> Cost:
@@ -118,22 +111,15 @@ def count(spec: ModelSpec, size_hw: tuple[int, int] = (608, 608)) -> Cost:
     )
 
 
-def accumulator_max(spec: ModelSpec, number: int) -> int:
-    """Largest accumulator of layer `number` (0 is the first) of an integer model."""
-    layer = spec.layers[number]
-    weights = layer.kernel**2 * spec.in_channels[number] * layer.map_copies
-    return weights * (2**layer.weight_bits - 1) * (2**layer.input_bits - 1)
-
-
 def _header_bytes(spec: ModelSpec) -> int:
-    return HEADER_BYTES + padded(len(spec.name.encode())) + 8 * len(spec.head.anchors)
+    return packed.HEADER_BYTES + packed.padded(len(spec.name.encode())) + packed.ANCHOR_BYTES * len(spec.head.anchors)
 
 
 def _record_bytes(spec: ModelSpec, number: int) -> int:
     layer = spec.layers[number]
-    plane = -(-(layer.kernel**2) * spec.stored_channels[number] // 8)
-    weights = padded(layer.filters * layer.weight_bits * plane)
+    weights = packed.padded(packed.weight_bytes(layer.filters, spec.stored_channels[number], layer.kernel, layer.weight_bits))
     if number + 1 == len(spec.layers):
-        return STAGE_BYTES + weights + 8 * layer.filters
-    width = 2 if accumulator_max(spec, number) + 1 <= 32767 else 4
-    return STAGE_BYTES + weights + padded(layer.filters * (2 ** spec.layers[number + 1].input_bits - 1) * width)
+        return packed.STAGE_BYTES + weights + packed.HEAD_CHANNEL_BYTES * layer.filters
+    bound = accumulator_max(spec.in_channels[number] * layer.map_copies, layer.kernel, layer.weight_bits, layer.input_bits)
+    thresholds = packed.threshold_bytes(layer.filters, spec.layers[number + 1].input_bits, bound)
+    return packed.STAGE_BYTES + weights + packed.padded(thresholds)

@@ -14,7 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dupnet.errors import ConversionError
-from dupnet.spec import HeadSpec
+from dupnet.spec import HeadSpec, is_name
+
+
+def accumulator_max(channels: int, kernel: int, weight_bits: int, input_bits: int) -> int:
+    """Largest sum of a convolution over `channels` duplicated channels, whatever the weights and levels; the smallest is its negative."""
+    return kernel**2 * channels * (2**weight_bits - 1) * (2**input_bits - 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +65,7 @@ class Stage:
     @property
     def accumulator_max(self) -> int:
         """Largest accumulator that any weights and levels of these shapes can give; the smallest is its negative."""
-        weights = self.kernel**2 * self.in_channels * self.map_copies
-        return weights * (2**self.weight_bits - 1) * (2**self.input_bits - 1)
+        return accumulator_max(self.in_channels * self.map_copies, self.kernel, self.weight_bits, self.input_bits)
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +106,7 @@ def validate(model: IntegerModel) -> IntegerModel:
         if not true:
             raise ConversionError(f"integer model {model.name!r}: {message}")
 
-    check(1 <= len(model.name.encode()) <= 64 and model.name.isprintable(), "name must be 1 to 64 bytes without control characters")
+    check(is_name(model.name), "name must be 1 to 64 bytes of UTF-8 without control characters")
     check(1 <= len(model.stages) <= 64, f"1 to 64 stages are possible, not {len(model.stages)}")
     check(32 <= model.default_size_px <= 8192, f"default size must be 32 to 8192 pixels, not {model.default_size_px}")
     check(0 <= model.default_score <= 1, f"default score must be in [0, 1], not {model.default_score}")

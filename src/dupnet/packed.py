@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from dupnet.errors import ConversionError, ModelFileError
 from dupnet.integer import IntegerModel, Stage, validate
-from dupnet.spec import HeadSpec
+from dupnet.spec import HeadSpec, is_name
 
 MAGIC = b"DNET"
 VERSION = 1
@@ -30,6 +30,8 @@ STAGE = struct.Struct("<HHBBBBBBBB")
 """Input channels, filters, kernel, pool, input bits, weight bits, weight copies, map copies, output bits, distance."""
 STAGE_BYTES = STAGE.size
 ANCHOR_BYTES = 8
+HEAD_CHANNEL_BYTES = 8
+"""A grid channel's scale and bias."""
 
 
 def padded(count: int) -> int:
@@ -215,8 +217,7 @@ def _name(file: _Reader, length: int) -> str:
         name = raw.decode()
     except UnicodeDecodeError as error:
         raise ModelFileError(f"name is not UTF-8: {error.reason} (offset {file.start + error.start})") from None
-    control = [c for c in name if ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0]
-    file.check(not control, "name", repr(name), "no control characters", at=file.start)
+    file.check(is_name(name), "name", repr(name), "no control characters", at=file.start)
     return name
 
 

@@ -17,6 +17,12 @@ FULL = 32
 """Bits of a float: a layer with 32-bit weights or a 32-bit input is full precision there."""
 
 
+def is_name(text: str) -> bool:
+    """Whether a model may have this name: 1 to 64 bytes of UTF-8 without control characters."""
+    control = any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in text)
+    return not control and 1 <= len(text.encode(errors="replace")) <= 64
+
+
 @dataclass(frozen=True)
 class LayerSpec:
     """One convolution, stride 1, "same" padding, with what follows it: batch norm, activation, optional max-pool.
@@ -106,8 +112,8 @@ class ModelSpec:
     default_score: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.name.isprintable() or not 1 <= len(self.name.encode()) <= 64:
-            raise SpecError(f"name must be 1 to 64 printable bytes, not {self.name!r}")
+        if not is_name(self.name):
+            raise SpecError(f"name must be 1 to 64 bytes of UTF-8 without control characters, not {self.name!r}")
         if not 1 <= len(self.layers) <= 64:
             raise SpecError(f"{self.name}: 1 to 64 layers are possible, not {len(self.layers)}")
         if not 32 <= self.default_size_px <= 8192:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from dupnet import Detector, packed, reference, zoo
+from dupnet import Detector, cost, packed, reference, zoo
 from dupnet.conversion import convert, thresholds
 from dupnet.errors import ConversionError
 from dupnet.nn import Network, NetworkOptions
@@ -84,7 +84,9 @@ def specs(draw: st.DrawFn) -> ModelSpec:
 def test_random_networks(spec: ModelSpec, seed: int, activation: str) -> None:
     network = shaken(Network(spec, NetworkOptions(activation=activation, spread_copies=False)), seed)
     pixels = np.random.default_rng(seed).integers(0, 256, (2 * spec.stride, 3 * spec.stride, 3), np.uint8)
-    slow = reference.run(convert(network), pixels)
+    model = convert(network)
+    assert len(packed.to_bytes(model)) == cost.count(spec).total.file_bytes
+    slow = reference.run(model, pixels)
     assert all(np.array_equal(a, b) for a, b in zip(torch_maps(network, pixels), slow, strict=True))
 
 
