@@ -208,8 +208,8 @@ _LINE, _EDGE = (255, 214, 10), (24, 24, 24)
 
 def _draw(picture: Image.Image, faces: Detections) -> Image.Image:
     draw = ImageDraw.Draw(picture)
-    line = max(1, round(max(picture.size) / 400))
-    font = ImageFont.load_default(max(9, round(max(picture.size) / 60)))
+    line = max(1, round(max(picture.size) / 280))
+    font = ImageFont.load_default(max(10, round(max(picture.size) / 45)))
     boxes = [(round(x1), round(y1), round(x2), round(y2)) for x1, y1, x2, y2 in faces.xyxy.tolist()]
     for rim, colour in ((1 + line // 4, _EDGE), (0, _LINE)):
         for x1, y1, x2, y2 in boxes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import torch
 from dupnet.data import wider
 from dupnet.data.augmentation import Augmentation
 from dupnet.data.photos import Photos
-from dupnet.errors import CheckpointError, SpecError
+from dupnet.errors import CheckpointError, DataError, DupnetError, SpecError
 from dupnet.nn import checkpoint
 from dupnet.spec import HeadSpec, LayerSpec, ModelSpec
 from dupnet.training import recipe as recipes
@@ -142,6 +143,21 @@ def test_what_cannot_run_says_why(tiny_wider: Path, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(SpecError, match="no CUDA device"):
             train(RECIPE, data=tiny_wider, out=tmp_path / "gpu", device="cuda", progress=False)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_broken_photo_ends_the_run_with_its_name(tmp_path: Path, tiny_wider: Path, workers: int) -> None:
+    shutil.copytree(tiny_wider, tmp_path / "data")
+    (tmp_path / "data" / "WIDER_train" / "images" / "0--Discs" / "2.png").write_bytes(b"no picture")
+    with pytest.raises(DataError) as caught:
+        train(RECIPE, data=tmp_path / "data", out=tmp_path / "run", progress=False, workers=workers)
+    assert "2.png: cannot be read" in str(caught.value) and "\n" not in str(caught.value)
+
+
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path, tiny_wider: Path) -> None:
+    wild = replace(RECIPE, steps=50, optimizer=Optimizer("sgd", learning_rate=1e30, clip_norm=0), schedule=Schedule(warmup_steps=1))
+    with pytest.raises(DupnetError, match="the loss became"):
+        train(wild, data=tiny_wider, out=tmp_path / "run", progress=False, workers=0)
 
 
 def test_fine_tuning_starts_from_given_weights(tiny_wider: Path, tmp_path: Path) -> None:

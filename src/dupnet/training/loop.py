@@ -23,7 +23,7 @@ from tqdm import tqdm
 
 from dupnet.data import wider
 from dupnet.data.photos import Photos
-from dupnet.errors import CheckpointError, SpecError
+from dupnet.errors import CheckpointError, DupnetError, SpecError
 from dupnet.nn import checkpoint
 from dupnet.nn.network import BatchNorm, Network
 from dupnet.training import recipe as recipes
@@ -270,7 +270,7 @@ def train(
         The trained network (averaged weights), in evaluation mode.
 
     Raises:
-        SpecError, DataError, CheckpointError: what is wrong and where. FloatingPointError: the loss is no longer a number.
+        SpecError, DataError, CheckpointError: what is wrong and where. DupnetError: the loss is no longer a number.
     """
     if not isinstance(recipe, Recipe):
         recipe = recipes.load(recipe)
@@ -301,9 +301,7 @@ def train(
                 if trainer.step % 50 == 0 or trainer.step == recipe.steps:
                     row = metrics.write(trainer.step, learning_rate(recipe, trainer.step - 1), trainer.step * images)
                     if not math.isfinite(row["loss"]):
-                        raise FloatingPointError(
-                            f"the loss became {row['loss']} near step {trainer.step}; the last good checkpoint is {path}"
-                        )
+                        raise DupnetError(f"the loss became {row['loss']} near step {trainer.step}; the last good checkpoint is {path}")
                     bar.set_postfix(loss=f"{row['loss']:.3f}", iou=f"{row['mean_iou']:.3f}", refresh=False)
                 if trainer.step % recipe.checkpoint_steps == 0 or trainer.step == recipe.steps:
                     trainer.save()

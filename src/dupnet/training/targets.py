@@ -78,13 +78,15 @@ def batches(
             start = (step * world + rank) * batch
             yield list(range(start, start + batch))
 
-    return iter(
-        DataLoader(
-            crops,
-            batch_sampler=list(indices()),
-            collate_fn=collate,
-            num_workers=workers,
-            prefetch_factor=4 if workers else None,
-            pin_memory=torch.cuda.is_available(),
-        )
+    loader = DataLoader(
+        crops,
+        batch_sampler=indices(),
+        collate_fn=collate,
+        num_workers=workers,
+        prefetch_factor=4 if workers else None,
+        pin_memory=torch.cuda.is_available(),
     )
+    try:
+        yield from loader
+    except DataError as error:  # a worker's error carries its traceback as text; its last line is the message
+        raise DataError(str(error).strip().splitlines()[-1].removeprefix("dupnet.errors.DataError: ")) from None
