@@ -7,7 +7,6 @@ Before this module comes `dupnet.packed`, which wrote the file; `dupnet.referenc
 from __future__ import annotations
 
 import os
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,8 +25,7 @@ class Detector:
     """Finds boxes in photos. Any number of threads may share one detector.
 
     Args:
-        model: a name of `dupnet.zoo.model_names()`, or the path of a `.dnet` file; the bundled default if None. A string is
-            a path if it ends in `.dnet` or has a folder in it.
+        model: a name of `dupnet.zoo.model_names()`, or the path of a `.dnet` file (`dupnet.zoo.model_path`); the bundled default if None.
         threads: how many share the work of one photo, 1 to 256; the result is the same for any number.
 
     Attributes:
@@ -50,7 +48,7 @@ class Detector:
     def __init__(self, model: str | os.PathLike[str] | None = None, *, threads: int = 1) -> None:
         if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"threads must be 1 to {MAX_THREADS}, not {threads!r}")
-        path = _path(DEFAULT_MODEL if model is None else model)
+        path = zoo.model_path(DEFAULT_MODEL if model is None else model)
         try:
             self._model = _core.Model(path.read_bytes())
         except OSError as error:
@@ -112,9 +110,3 @@ class Detector:
         if any(side % self.stride or not 1 <= side <= MAX_SIZE_PX for side in input_map.shape[:2]):
             raise ValueError(f"the sides of an input map must be multiples of {self.stride} up to {MAX_SIZE_PX}, not {input_map.shape[:2]}")
         return tuple(self._model.run(np.ascontiguousarray(input_map), threads=self._threads))
-
-
-def _path(model: str | os.PathLike[str]) -> Path:
-    if isinstance(model, str) and not model.endswith(".dnet") and Path(model).name == model:
-        return zoo.model_path(model)
-    return Path(model)

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from dupnet import image as images
-from dupnet import packed, reference
+from dupnet import packed, reference, zoo
 from dupnet.nn.network import Network
 from dupnet.runtime import Detector
 
@@ -63,13 +63,13 @@ def verify(path: str | Path, network: Network, photos: Iterable[str | Path], *, 
     """Compare every map of every stage on every photo: torch against the reference, the reference against the C core.
 
     Args:
-        path: packed file.
+        path: packed file, or the name of one that ships.
         network: the network that it was made from, in evaluation mode.
         photos: paths.
         size: long side of the network's input; None for the model's default.
     """
-    model = packed.load(path)
-    detector = Detector(path)
+    path = zoo.model_path(path)
+    model, detector = packed.load(path), Detector(path)
     count, values = 0, 0
     for photo in photos:
         pixels = images.to_input(images.read(photo), size or model.default_size_px, stride=model.stride).pixels

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 import click
 
@@ -15,7 +14,7 @@ def command(model: str, as_json: bool) -> None:
     """Show what is in MODEL: a .dnet file, or a name that ships with dupnet."""
     from dupnet import packed, zoo
 
-    path = Path(model) if Path(model).suffix == ".dnet" else zoo.model_path(model)
+    path = zoo.model_path(model)
     loaded = packed.load(path)
     stages = [
         {

@@ -11,13 +11,16 @@ from tqdm import tqdm
 
 
 @click.command()
-@click.argument("model", type=click.Path(path_type=Path))
+@click.argument("model")
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="The network that MODEL was made from.")
 @click.option("--photos", required=True, type=click.Path(exists=True, path_type=Path), help="A photo, or a folder (read recursively).")
 @click.option("--size", type=click.IntRange(32, 8192), help="Long side of the network's input.  [default: the model's]")
 @click.option("--limit", type=click.IntRange(1), help="Compare on so many photos at most.")
-def command(model: Path, checkpoint: Path, photos: Path, size: int | None, limit: int | None) -> None:
-    """Compare every map of every stage of MODEL in torch, in the reference and in the C core. Exit code 1 at a difference."""
+def command(model: str, checkpoint: Path, photos: Path, size: int | None, limit: int | None) -> None:
+    """Compare every map of every stage of MODEL (a file, or a name that ships) in torch, the reference and the C core.
+
+    The exit code is 1 at a difference.
+    """
     from dupnet import image
     from dupnet.nn import checkpoint as checkpoints
     from dupnet.verification import verify

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from dupnet import spec as _spec
@@ -35,12 +36,18 @@ def model_names() -> list[str]:
     return sorted(path.stem for path in _HERE.glob("*.dnet"))
 
 
-def model_path(name: str) -> Path:
-    """Path of the packed file of a trained model.
+def model_path(model: str | os.PathLike[str]) -> Path:
+    """Path of a packed file.
+
+    Args:
+        model: a name of `model_names()`, or a path, which is returned as it is. A string is a path if it ends in `.dnet` or has a
+            folder in it.
 
     Raises:
-        SpecError: that model does not ship; the message lists those that do.
+        SpecError: no model of that name ships; the message lists those that do.
     """
-    if name not in model_names():
-        raise SpecError(f"no trained model {name!r} ships with dupnet; these do: {', '.join(model_names()) or 'none'}")
-    return _HERE / f"{name}.dnet"
+    if not isinstance(model, str) or model.endswith(".dnet") or Path(model).name != model:
+        return Path(model)
+    if model not in model_names():
+        raise SpecError(f"no trained model {model!r} ships with dupnet; these do: {', '.join(model_names()) or 'none'}")
+    return _HERE / f"{model}.dnet"
