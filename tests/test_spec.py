@@ -43,19 +43,25 @@ GRID = "[[layers]]\nfilters = 6\ninput_bits = 8\n"
     ("text", "message"),
     [
         ("name = ", "not valid TOML"),
-        (HEAD, "layers"),
-        (GRID + HEAD, "needs a name"),
-        ('name = "x"\n' + GRID, r"\[head\]"),
+        (HEAD, "needs 'name'"),
+        (GRID + HEAD, "needs 'name'"),
+        ('name = "x"\n' + GRID, "needs 'head'"),
+        ('name = "x"\n' + HEAD, "needs 'layers'"),
         ('name = "x"\ncolour = 3\n' + GRID + HEAD, "unknown key 'colour'"),
         ('name = "x"\n[[layers]]\nfilters = 5\ninput_bits = 8\n' + HEAD, "6 filters"),
         ('name = "x"\n[[layers]]\nfilters = 6\nkernel = 2\n' + HEAD, "kernel must be"),
-        ('name = "x"\n[[layers]]\nfilters = "6"\n' + HEAD, "must be an integer"),
+        ('name = "x"\n[[layers]]\nfilters = "6"\n' + HEAD, "filters must be a whole number"),
         ('name = "x"\n[[layers]]\nfilters = 6\ninput_bits = 2\n' + HEAD, "8-bit photo"),
         ('name = "x"\n[[layers]]\nfilters = 6\ninput_bits = 8\nweight_copies = 2\n' + HEAD, "not a multiple"),
         ('name = "x"\n[[layers]]\nfilters = 6\ninput_bits = 8\npool = 2\n' + HEAD, "pool 1"),
         ('name = "x"\n' + GRID + "[head]\nanchors = [[0, 10]]\n", "anchor"),
         ('name = "x"\n' + GRID + "[head]\nanchors = []\n", "1 to 16 anchors"),
-        ('name = "x"\n' + GRID + "[head]\nanchors = [10]\n", "source.toml"),
+        ('name = "x"\n' + GRID + "[head]\nanchors = [10]\n", "source.toml: .*a list of 2 numbers"),
+        ('name = "x"\ndefault_size_px = 416.5\n' + GRID + HEAD, "a whole number, not 416.5"),
+        ('name = "x"\nlayers = [3]\n' + HEAD, "expected a table, found 3"),
+        ('name = "x"\n' + GRID + HEAD + 'centre_scale = "a"\n', "a finite number, not 'a'"),
+        ('name = "x"\n' + GRID + HEAD + "centre_scale = nan\n", "a finite number, not nan"),
+        ('name = "x"\n[[layers]]\nfilters = true\n' + HEAD, "not True"),
     ],
 )
 def test_what_is_wrong_is_said(text: str, message: str) -> None:
@@ -63,6 +69,6 @@ def test_what_is_wrong_is_said(text: str, message: str) -> None:
         spec.from_toml(text, source="source.toml")
 
 
-def test_quotes_in_a_name() -> None:
-    model = ModelSpec('a "b" \\c', (LayerSpec(6, input_bits=8),), HeadSpec(((4.0, 5.0),)))
+def test_quotes_and_line_breaks_survive() -> None:
+    model = ModelSpec('a "b" \\c', (LayerSpec(6, input_bits=8),), HeadSpec(((4.0, 5.0),)), about="two\nlines, a tab\t and \x7f é")
     assert spec.from_toml(spec.to_toml(model)) == model

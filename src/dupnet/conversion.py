@@ -1,4 +1,4 @@
-"""From a network to an integer model, without loss: the only module that sees both worlds.
+"""From a network to an integer model, without loss: the only module that makes one from the other.
 
 A stage's batch norm and quantizer are one rising function of the integer accumulator. The converter asks the network itself
 where that function steps up; it repeats no formula. So the thresholds are right by construction, rounding included.

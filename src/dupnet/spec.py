@@ -6,11 +6,13 @@ Read next: `dupnet.zoo` (the specs that ship), `dupnet.cost` (what they cost), `
 
 from __future__ import annotations
 
+import json
 import tomllib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from dupnet import checked
 from dupnet.errors import SpecError
 
 FULL = 32
@@ -80,7 +82,7 @@ class HeadSpec:
         if not 1 <= len(self.anchors) <= 16:
             raise SpecError(f"head: 1 to 16 anchors are possible, not {len(self.anchors)}")
         for anchor in self.anchors:
-            if len(anchor) != 2 or not all(isinstance(v, (int, float)) and 0 < v <= 8192 for v in anchor):
+            if len(anchor) != 2 or not all(0 < side <= 8192 for side in anchor):
                 raise SpecError(f"head: an anchor is [width, height], each above 0 and at most 8192 pixels, not {anchor!r}")
         if not 1 <= self.centre_scale <= 4:
             raise SpecError(f"head: centre_scale must be 1 to 4, not {self.centre_scale}")
@@ -192,24 +194,10 @@ def load(path: str | Path) -> ModelSpec:
 def from_dict(table: dict[str, Any], *, source: str = "spec") -> ModelSpec:
     """The inverse of `to_dict`."""
     try:
-        table = dict(table)
-        layers, head = table.pop("layers", None), table.pop("head", None)
-        if not isinstance(layers, (list, tuple)) or not isinstance(head, dict):
-            raise SpecError("needs [[layers]] tables and a [head] table")
-        if not isinstance(table.get("name"), str):
-            raise SpecError("needs a name")
-        head = dict(head)
-        head["anchors"] = tuple(tuple(anchor) for anchor in head.get("anchors", ()))
-        return _build(ModelSpec, {**table, "layers": tuple(_build(LayerSpec, layer) for layer in layers), "head": _build(HeadSpec, head)})
-    except (SpecError, TypeError, AttributeError) as error:
+        spec: ModelSpec = checked.build(ModelSpec, table)
+        return spec
+    except SpecError as error:
         raise SpecError(f"{source}: {error}") from None
-
-
-def _build(kind: Any, table: dict[str, Any]) -> Any:
-    known = {field.name for field in fields(kind)}
-    if unknown := sorted(set(table) - known):
-        raise SpecError(f"unknown key {unknown[0]!r} (known: {', '.join(sorted(known))})")
-    return kind(**table)
 
 
 def to_dict(spec: ModelSpec) -> dict[str, Any]:
@@ -224,9 +212,8 @@ def to_toml(spec: ModelSpec) -> str:
     """The spec as TOML text; `from_toml(to_toml(spec)) == spec`."""
 
     def quote(value: object) -> str:
-        if isinstance(value, str):
-            return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        return repr(value)
+        # A TOML string is a JSON string, but for DEL, which only TOML wants escaped.
+        return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if isinstance(value, str) else repr(value)
 
     table = to_dict(spec)
     layers, head = table.pop("layers"), table.pop("head")

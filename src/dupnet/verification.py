@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dupnet import image as images
 from dupnet import packed, reference, zoo
+from dupnet.errors import CheckpointError
 from dupnet.nn.network import Network
 from dupnet.runtime import Detector
 
@@ -67,9 +68,19 @@ def verify(path: str | Path, network: Network, photos: Iterable[str | Path], *, 
         network: the network that it was made from, in evaluation mode.
         photos: paths.
         size: long side of the network's input; None for the model's default.
+
+    Raises:
+        CheckpointError: the network has other layers than the packed file.
     """
     path = zoo.model_path(path)
     model, detector = packed.load(path), Detector(path)
+    ours = [(stage.weights.shape, stage.pool, stage.weight_copies, stage.map_copies) for stage in model.stages]
+    layers = zip(network.spec.layers, network.spec.stored_channels)
+    theirs = [((la.filters, stored, la.kernel, la.kernel), la.pool, la.weight_copies, la.map_copies) for la, stored in layers]
+    if ours != theirs:
+        raise CheckpointError(
+            f"{path} holds {model.name!r}, the checkpoint a {network.spec.name!r} of other layers: it was not made from that"
+        )
     count, values = 0, 0
     for photo in photos:
         pixels = images.to_input(images.read(photo), size or model.default_size_px, stride=model.stride).pixels

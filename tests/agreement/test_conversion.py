@@ -13,7 +13,7 @@ from PIL import Image
 
 from dupnet import Detector, cost, packed, reference, zoo
 from dupnet.conversion import convert, thresholds
-from dupnet.errors import ConversionError
+from dupnet.errors import CheckpointError, ConversionError
 from dupnet.nn import Network, NetworkOptions
 from dupnet.nn.network import Stage
 from dupnet.spec import HeadSpec, LayerSpec, ModelSpec
@@ -126,6 +126,12 @@ def test_verify_names_the_first_difference(tmp_path: Path) -> None:
     found = verify(tmp_path / "model.dnet", network, [photo], size=96).difference
     assert found is not None and (found.stage, found.channel, found.left, found.right) == (5, 7, "torch", "reference")
     assert str(photo) in str(found)
+
+
+def test_verify_refuses_another_networks_checkpoint(tmp_path: Path) -> None:
+    packed.save(convert(Network(zoo.get("dupnet-tinier-yolo"))), tmp_path / "model.dnet")
+    with pytest.raises(CheckpointError, match="'tinier-yolo-half' of other layers"):
+        verify(tmp_path / "model.dnet", Network(zoo.get("tinier-yolo-half")).eval(), [])
 
 
 def test_first_difference() -> None:

@@ -1,9 +1,11 @@
 """The cache of decoded photos: same pixels, complete files only."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dupnet.data import photos, wider
 from dupnet.data.photos import Photos
@@ -22,6 +24,14 @@ def test_the_cache_is_built_once(tiny_wider: Path, tmp_path: Path, monkeypatch: 
     Photos(samples, images, tmp_path)
     monkeypatch.setattr(photos, "_decode", lambda path: pytest.fail("decoded again"))
     Photos(samples, images, tmp_path).pixels(3)
+
+
+def test_a_replaced_photo_is_decoded_anew(tiny_wider: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_wider, tmp_path / "data")
+    samples, images = wider.split(tmp_path / "data", "train")
+    Photos(samples, images, tmp_path / "cache")
+    Image.new("RGB", (20, 10), (1, 2, 3)).save(images / samples[0].photo)
+    assert Photos(samples, images, tmp_path / "cache").pixels(0).shape == (10, 20, 3)
 
 
 def test_an_interrupted_build_leaves_nothing(tiny_wider: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

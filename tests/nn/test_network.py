@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dupnet import zoo
-from dupnet.errors import CheckpointError
+from dupnet.errors import CheckpointError, SpecError
 from dupnet.nn import Network, NetworkOptions, checkpoint
 from dupnet.spec import with_layers
 
@@ -51,6 +51,18 @@ def test_mixed_precision_runs() -> None:
     out = Network(spec)(torch.randint(0, 256, (1, 3, 32, 32)))
     out.sum().backward()
     assert out.shape == (1, 30, 2, 2)
+
+
+@pytest.mark.parametrize("map_copies", [3, 8])
+def test_any_number_of_map_copies_trains_with_the_defaults(map_copies: int) -> None:
+    spec = with_layers(zoo.get("tinier-yolo-half"), "copies", {2: {"map_copies": map_copies}})
+    assert Network(spec)(torch.randint(0, 256, (1, 3, 32, 32))).shape == (1, 30, 2, 2)
+
+
+def test_hwgq_has_no_step_for_five_bits() -> None:
+    spec = with_layers(zoo.get("tinier-yolo-half"), "five", {2: {"input_bits": 5}})
+    with pytest.raises(SpecError, match="not 5"):
+        Network(spec, NetworkOptions(activation="hwgq"))
 
 
 def test_checkpoints_come_back(tmp_path: Path) -> None:

@@ -10,15 +10,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import socket
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 from tqdm import tqdm
 
+from dupnet import image
 from dupnet.data.sample import Sample
-from dupnet.errors import DataError
+from dupnet.errors import DataError, ImageError
 
 
 class Photos:
@@ -53,34 +54,43 @@ class Photos:
 
 
 def _decode(path: Path) -> NDArray[np.uint8]:
+    """A photo's pixels, read as the detector reads them."""
     try:
-        with Image.open(path) as file:
-            return np.asarray(file.convert("RGB"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path}: cannot be read: {error}") from None
+        return image.read(path)
+    except ImageError as error:
+        raise DataError(str(error)) from None
 
 
 def _build(samples: list[Sample], images: Path, cache: Path) -> Path:
-    """Write the cache unless it is there; complete files only, so a killed build leaves nothing behind that counts."""
-    names = "\n".join([str(images.resolve()), *(sample.photo for sample in samples)])
-    path = cache / f"photos-{hashlib.sha256(names.encode()).hexdigest()[:16]}.u8"
+    """Write the cache unless it is there; complete files only, so a killed build leaves nothing behind that counts.
+
+    A photo that was replaced since has another size or time, so the cache of the new state has another name.
+    """
+    key = hashlib.sha256(str(images.resolve()).encode())
+    for sample in samples:
+        try:
+            state = (images / sample.photo).stat()
+        except OSError as error:
+            raise DataError(f"{images / sample.photo}: cannot be read: {error.strerror}") from None
+        key.update(f"\n{sample.photo} {state.st_size} {state.st_mtime_ns}".encode())
+    path = cache / f"photos-{key.hexdigest()[:16]}.u8"
     if path.exists() and path.with_suffix(".json").exists():
         return path
     cache.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(f".{os.getpid()}.part")
+    part, index = (path.with_suffix(f".{socket.gethostname()}.{os.getpid()}.{kind}") for kind in ("part", "index"))
     shapes, starts, at = [], [], 0
     try:
         with open(part, "wb") as file:
-            for sample in tqdm(samples, desc="decoding photos once", unit="photo"):
+            for sample in tqdm(samples, desc="decoding photos once", unit="photo", disable=None):
                 pixels = _decode(images / sample.photo)
                 shapes.append(pixels.shape[:2])
                 starts.append(at)
                 at += pixels.size
                 file.write(pixels.tobytes())
-        index = part.with_suffix(".json.part")
         index.write_text(json.dumps({"shapes": shapes, "starts": starts}))
         os.replace(index, path.with_suffix(".json"))
         os.replace(part, path)
     finally:
         part.unlink(missing_ok=True)
+        index.unlink(missing_ok=True)
     return path

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from dupnet import spec as model_spec
-from dupnet.errors import CheckpointError, SpecError
+from dupnet.errors import CheckpointError
 from dupnet.nn.network import Network, NetworkOptions
 
 KIND = "dupnet network 1"
@@ -39,7 +39,9 @@ def read(path: str | Path) -> dict[str, Any]:
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError, ValueError, KeyError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError:
+        raise CheckpointError(f"{path}: not a checkpoint: something else than plain data and tensors, or damaged") from None
+    except (OSError, RuntimeError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(
             f"{path}: not a readable checkpoint: {str(error).splitlines()[0] if str(error) else type(error).__name__}"
         ) from None
@@ -73,6 +75,6 @@ def load(path: str | Path) -> Network:
     try:
         network = Network(model_spec.from_dict(content["spec"]), NetworkOptions(**content["options"]))
         network.load_state_dict(content.get("average") or content["weights"])
-    except (KeyError, TypeError, RuntimeError, SpecError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: spec and weights do not fit: {str(error).splitlines()[0]}") from None
     return network.eval()

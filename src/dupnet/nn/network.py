@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from dupnet.nn.duplication import DuplicatedConv2d
-from dupnet.nn.quantizers import HWGQ, PACT, LeakyReLU, Quantized
+from dupnet.errors import SpecError
+from dupnet.nn.duplication import SPREAD, DuplicatedConv2d
+from dupnet.nn.quantizers import HWGQ, HWGQ_STEPS, PACT, LeakyReLU, Quantized
 from dupnet.spec import FULL, ModelSpec
 
 
@@ -28,7 +29,8 @@ class NetworkOptions:
         activation: `"pact"` (learned bounds) or `"hwgq"` (fixed steps).
         pact_bound: where the learned bounds start.
         gradient: of duplicates, `"mean"` as in the paper or `"sum"`.
-        standardize_weights, spread_copies: see `DuplicatedConv2d`.
+        standardize_weights: see `DuplicatedConv2d`.
+        spread_copies: the same, for the layers that can have it (1-bit weights, 2 or 4 map copies, one weight copy).
     """
 
     activation: Literal["pact", "hwgq"] = "pact"
@@ -36,6 +38,14 @@ class NetworkOptions:
     gradient: Literal["mean", "sum"] = "mean"
     standardize_weights: bool = True
     spread_copies: bool = True
+
+    def __post_init__(self) -> None:
+        if self.activation not in ("pact", "hwgq"):
+            raise SpecError(f"network: activation must be 'pact' or 'hwgq', not {self.activation!r}")
+        if self.gradient not in ("mean", "sum"):
+            raise SpecError(f"network: gradient must be 'mean' or 'sum', not {self.gradient!r}")
+        if self.pact_bound <= 0:
+            raise SpecError(f"network: pact_bound must be above 0, not {self.pact_bound}")
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -129,13 +139,22 @@ class Network(nn.Module):
             map_copies=layer.map_copies,
             gradient=options.gradient,
             standardize_weights=options.standardize_weights and layer.weight_bits != FULL,
-            spread_copies=options.spread_copies and options.standardize_weights and layer.weight_bits == 1 and layer.weight_copies == 1,
+            spread_copies=options.spread_copies
+            and options.standardize_weights
+            and (layer.weight_bits, layer.weight_copies) == (1, 1)
+            and layer.map_copies in SPREAD,
         )
 
     def _activation(self, bits: int) -> nn.Module:
         if bits == FULL:
             return LeakyReLU()
-        return PACT(bits, self.options.pact_bound) if self.options.activation == "pact" else HWGQ(bits)
+        if self.options.activation == "pact":
+            return PACT(bits, self.options.pact_bound)
+        if bits not in HWGQ_STEPS:
+            raise SpecError(
+                f"{self.spec.name}: HWGQ has steps for {', '.join(map(str, HWGQ_STEPS))} bits, not {bits}; PACT takes any number"
+            )
+        return HWGQ(bits)
 
     def prepare(self, image: Tensor) -> Tensor:
         """`(n, 3, h, w)` uint8 or integer-valued floats to what the first layer reads: levels, or `pixel / 255` for a float layer."""

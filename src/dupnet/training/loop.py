@@ -55,10 +55,22 @@ class Run:
     compile: bool = False
 
     def torch_device(self) -> torch.device:
-        if self.device != "auto":
-            return torch.device(self.device)
-        local = int(os.environ.get("LOCAL_RANK", 0))
-        return torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
+        """The device of this process: `"cuda"` and `"auto"` give each process of a machine its own GPU.
+
+        Raises:
+            SpecError: there is no such device.
+        """
+        try:
+            device = torch.device("cuda" if self.device == "auto" and torch.cuda.is_available() else self.device.replace("auto", "cpu"))
+        except RuntimeError:
+            raise SpecError(f"device must be auto, cpu, cuda or cuda:N, not {self.device!r}") from None
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise SpecError(f"device {self.device!r} was asked for, but torch {torch.__version__} finds no CUDA device")
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+        if device.type not in ("cpu", "cuda") or (device.type == "cuda" and device.index >= torch.cuda.device_count()):
+            raise SpecError(f"device {self.device!r}: this machine has the CPU and {torch.cuda.device_count()} CUDA devices")
+        return device
 
 
 def learning_rate(recipe: Recipe, step: int) -> float:
@@ -104,18 +116,20 @@ def reestimate_batch_norm(network: Network, images: Iterator[Tensor]) -> None:
 class Trainer:
     """One run's state: network, averaged network, optimizer, step."""
 
-    def __init__(self, recipe: Recipe, run: Run) -> None:
+    def __init__(self, recipe: Recipe, run: Run, *, resuming: bool = False) -> None:
         self.recipe, self.run = recipe, run
         self.rank, self.world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
         self.device = run.torch_device()
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+            # TF32 rounds a convolution's inputs to 10 bits of mantissa and keeps float32 sums: integers up to 2048 pass unchanged.
+            largest = max((2**layer.input_bits - 1) * layer.weight_copies for layer in recipe.spec.layers)
+            torch.backends.cudnn.allow_tf32 = largest <= 2048
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
-        if self.device.type == "cuda":
-            # TF32 rounds a convolution's inputs to 10 bits of mantissa: levels, signs and 0..255 pass unchanged, sums stay float32.
-            torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = True
         torch.manual_seed(recipe.seed)
         self.network = Network(recipe.spec, recipe.network)
-        if recipe.start_from:
+        if recipe.start_from and not resuming:
             start = checkpoint.load(recipe.start_from)
             if [p.shape for p in start.parameters()] != [p.shape for p in self.network.parameters()]:
                 raise CheckpointError(f"{recipe.start_from}: holds a {start.spec.name!r}, whose weights do not fit {recipe.spec.name!r}")
@@ -124,7 +138,12 @@ class Trainer:
         self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()} if recipe.ema else {}
         self.optimizer = make_optimizer(self.network, recipe)
         self.step = 0
-        self.photos = Photos(*wider.split(run.data, "train"), cache=run.cache)
+        samples, images = wider.split(run.data, "train")
+        if run.cache and self.world > 1:  # one process decodes, the others wait and find it done
+            if self.rank == 0:
+                Photos(samples, images, run.cache)
+            dist.barrier()
+        self.photos = Photos(samples, images, run.cache)
         crops = Crops(self.photos, recipe.augmentation, recipe.seed, recipe.weights)
         self.crops = crops
         module: nn.Module = self.network
@@ -205,8 +224,12 @@ class Trainer:
         network = Network(self.recipe.spec, self.recipe.network)
         network.load_state_dict(self.average or self.network.state_dict())
         network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        # Batches past the run's end: never trained on, the same for every process.
-        images = (batch[0].to(self.device) for batch in self.batches(self.recipe.steps, self.recipe.steps + REESTIMATION_BATCHES))
+        # Batches past the run's end: never trained on, and the same in every process, so that all return the same network.
+        first = self.recipe.steps * self.world
+        stream = batches(
+            self.crops, batch=self.recipe.batch, first_step=first, last_step=first + REESTIMATION_BATCHES, workers=self.run.workers
+        )
+        images = (batch[0].to(self.device) for batch in stream)
         reestimate_batch_norm(network, images)
         return network.cpu().eval()
 
@@ -254,7 +277,16 @@ class Metrics:
 
 
 def train(
-    recipe: Recipe | str | Path, *, data: str | Path, out: str | Path, resume: bool = False, progress: bool = True, **how: Any
+    recipe: Recipe | str | Path,
+    *,
+    data: str | Path,
+    out: str | Path,
+    resume: bool = False,
+    progress: bool = True,
+    cache: str | Path | None = None,
+    device: str = "auto",
+    workers: int = 1,
+    compile: bool = False,
 ) -> Network:
     """Train a network.
 
@@ -262,9 +294,9 @@ def train(
         recipe: a recipe, its path, or the name of one that ships.
         data: folder of a data set in WIDER FACE's layout.
         out: folder for `checkpoint.pt` (to resume), `network.pt` (the result), `metrics.csv` and TensorBoard events.
-        resume: go on from `out/checkpoint.pt`; the result is the same, bit for bit, as if nothing had happened.
+        resume: go on from `out/checkpoint.pt`; on a CPU the result is the same, bit for bit, as if nothing had happened.
         progress: show a bar.
-        how: `cache`, `device`, `workers`, `compile` of `Run`.
+        cache, device, workers, compile: see `Run`.
 
     Returns:
         The trained network (averaged weights), in evaluation mode.
@@ -274,15 +306,13 @@ def train(
     """
     if not isinstance(recipe, Recipe):
         recipe = recipes.load(recipe)
-    run = Run(Path(data), Path(out), **how)
-    if run.device.startswith("cuda") and not torch.cuda.is_available():
-        raise SpecError(f"device {run.device!r} was asked for, but torch {torch.__version__} finds no CUDA device")
+    run = Run(Path(data), Path(out), Path(cache) if cache else None, device, workers, compile)
     path = run.out / "checkpoint.pt"
     if path.exists() and not resume:
         raise CheckpointError(f"{path} exists: resume that run, or choose another folder")
     if resume and not path.exists():
         raise CheckpointError(f"{path} does not exist: there is nothing to resume")
-    trainer = Trainer(recipe, run)
+    trainer = Trainer(recipe, run, resuming=resume)
     run.out.mkdir(parents=True, exist_ok=True)
     if resume:
         trainer.resume()
@@ -300,14 +330,18 @@ def train(
                 metrics.add(scalars, images)
                 if trainer.step % 50 == 0 or trainer.step == recipe.steps:
                     row = metrics.write(trainer.step, learning_rate(recipe, trainer.step - 1), trainer.step * images)
-                    if not math.isfinite(row["loss"]):
+                    if not math.isfinite(row["loss"] + row["gradient_norm"]):
                         raise DupnetError(f"the loss became {row['loss']} near step {trainer.step}; the last good checkpoint is {path}")
                     bar.set_postfix(loss=f"{row['loss']:.3f}", iou=f"{row['mean_iou']:.3f}", refresh=False)
                 if trainer.step % recipe.checkpoint_steps == 0 or trainer.step == recipe.steps:
+                    if not bool(torch.isfinite(scalars["loss"] + scalars["gradient_norm"])):
+                        raise DupnetError(f"loss or gradient of step {trainer.step} is not a number; the last good checkpoint is {path}")
                     trainer.save()
     network = trainer.finished()
     if trainer.rank == 0:
         checkpoint.save(network, run.out / "network.pt")
+    if trainer.world > 1:
+        dist.destroy_process_group()
     return network
 
 

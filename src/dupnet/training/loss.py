@@ -16,7 +16,6 @@ from torch import Tensor
 
 from dupnet import head as grid_head
 from dupnet.data.augmentation import FACE, IGNORE
-from dupnet.errors import SpecError
 from dupnet.spec import HeadSpec
 
 
@@ -49,10 +48,6 @@ class LossOptions:
     no_object: float = 1.0
     coord: float = 1.0
     rescore: bool = True
-
-    def __post_init__(self) -> None:
-        if self.style not in ("iou", "yolov2"):
-            raise SpecError(f"loss: style must be 'iou' or 'yolov2', not {self.style!r}")
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ loader processes gives the same batches, and several machines share one order.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -36,6 +37,10 @@ class Crops(Dataset[Crop]):
         self.photos, self.how, self.seed = photos, how, seed
         self.part = replace(how, crop_px=how.crop_px // 2, face_px=(how.face_px[0], how.face_px[1] / 2))
         share = np.array([(weights or {}).get(sample.photo.split("/")[0], 1.0) for sample in photos.samples])
+        folders = sorted({sample.photo.split("/")[0] for sample in photos.samples})
+        if unknown := sorted(set(weights or {}) - set(folders)):
+            some = ", ".join(folders[:20]) + (", ..." if len(folders) > 20 else "")
+            warnings.warn(f"recipe: [weights] names {', '.join(unknown)}, but no photo is in such a folder; there are {some}", stacklevel=2)
         if share.min() < 0 or share.sum() <= 0:
             raise DataError("weights of the data's folders must be at least 0, and not all of them 0")
         self.cumulative = np.cumsum(share) / share.sum()
