@@ -3,8 +3,11 @@
     python benchmarks/detect_speed.py --photo examples/astronaut.jpg --size 640x480 [--threads 1] [--peers DIR]
 
 The photo is resized to the size before the clock starts. Decoding and suppression are included. Both detectors take turns in
-one run, so that a noisy machine disturbs both alike; compare the ratio, not the milliseconds. DIR holds a `peers.py` with
-`load(name, threads=..., floor=...)`, and needs what that needs.
+one run, so that a noisy machine disturbs both alike; compare the ratio, not the milliseconds.
+
+DIR holds a file `peers.py` of your own: `load(name, *, threads, floor) -> callable(rgb_u8) -> (n, 5)`; `name` is "yunet_s".
+The callable takes a photo `(h, w, 3) uint8` RGB and returns a float array, one row x1 y1 x2 y2 score a face, in pixels of
+that photo; `floor` is the lowest score to return (0 to 1), `threads` how many it may use.
 """
 
 from __future__ import annotations

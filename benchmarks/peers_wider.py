@@ -2,8 +2,11 @@
 
     python benchmarks/peers_wider.py --peers DIR --wider DIR [--peer yunet_s --peer yunet_n] [--size 416]
 
-`--peers` is a folder with `peers.py`, whose `load(name, threads=, floor=)` returns a callable from an RGB photo to
-`(n, 5)` x1 y1 x2 y2 score; it needs onnxruntime and opencv-python-headless. `--wider` is a data set in WIDER's folders.
+`--peers` is a folder with a file `peers.py` of your own: `load(name, *, threads, floor) -> callable(rgb_u8) -> (n, 5)`.
+The callable takes a photo `(h, w, 3) uint8` RGB and returns a float array, one row x1 y1 x2 y2 score a face, in pixels of
+that photo; `floor` is the lowest score to return (0 to 1), `threads` how many it may use, `name` which detector.
+
+`--wider` is a data set in WIDER's folders. The script needs opencv-python-headless, and what `peers.py` needs.
 Each photo's long side is scaled to `--size` (OpenCV's INTER_AREA); boxes with scores above `--floor` are mapped back and clipped.
 """
 

@@ -1,7 +1,12 @@
-"""What several tests share: where the optional data sets are, and a tiny data set that is drawn here."""
+"""What several tests share: optional data sets, and a tiny one that is drawn here.
+
+The folder of the optional data sets is the environment variable DUPNET_DATA, else `../shared/data` beside the repository.
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -9,20 +14,24 @@ import pytest
 from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[1]
-SHARED = ROOT.parent / "shared"
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not SHARED.is_dir():
-        for item in items:
-            if item.get_closest_marker("shared"):
-                item.add_marker(pytest.mark.skip(reason=f"needs the data sets in {SHARED}"))
+def data_folder(environment: Mapping[str, str]) -> Path:
+    """The folder of the optional data sets."""
+    return Path(environment.get("DUPNET_DATA") or ROOT.parent / "shared" / "data")
 
 
 @pytest.fixture(scope="session")
-def shared() -> Path:
-    """The folder of the optional data sets; tests that use it carry the mark `shared`."""
-    return SHARED
+def data_set() -> Callable[[str], Path]:
+    """Gives the folder of an optional data set by its name, or skips the test; tests that use it carry the mark `shared`."""
+
+    def find(name: str) -> Path:
+        folder = data_folder(os.environ) / name
+        if not folder.is_dir():
+            pytest.skip(f"needs the data set {folder}")
+        return folder
+
+    return find
 
 
 @pytest.fixture(scope="session")

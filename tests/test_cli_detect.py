@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -15,9 +16,9 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from random_models import small_model
 
-from dupnet import cli, packed, zoo
+from dupnet import cli, packed, runtime, zoo
 from dupnet.data import wider
-from dupnet.runtime import Detector
+from dupnet.runtime import DEFAULT_IOU, Detector
 
 
 @pytest.fixture(scope="module")
@@ -76,9 +77,45 @@ def test_options_reach_the_detector(photos: Path, model: Path) -> None:
 
 
 def test_no_face_is_no_failure(photos: Path, model: Path) -> None:
-    assert dupnet("detect", "a.png", "--score", "1", "--model", model).stdout == ""
+    result = dupnet("detect", "a.png", "--score", "1", "--model", model)
+    assert result.exit_code == 0 and result.stdout == "" and result.stderr == "a.png: no face\n"
     result = dupnet("detect", "a.png", "--score", "1", "--json", "--model", model)
-    assert result.exit_code == 0 and json.loads(result.stdout) == {"photo": "a.png", "faces": []}
+    assert result.exit_code == 0 and json.loads(result.stdout) == {"photo": "a.png", "faces": []} and result.stderr == ""
+    result = dupnet("detect", "a.png", "--score", "1", "--csv", "--model", model)
+    assert result.exit_code == 0 and result.stdout == "photo,x1,y1,x2,y2,score\n" and result.stderr == ""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_the_progress_bar_tears_no_line(photos: Path, model: Path) -> None:
+    import pty
+    import termios
+
+    Path("bad.png").write_bytes(b"not a photo")
+    master, terminal = pty.openpty()
+    termios.tcsetwinsize(terminal, (24, 100))
+    command = [sys.executable, "-m", "dupnet", "detect", "a.png", "bad.png", "more", "--score", "0.9", "--model", str(model)]
+    with subprocess.Popen(command, stdout=terminal, stderr=terminal) as process:
+        os.close(terminal)
+        text = b""
+        try:
+            while part := os.read(master, 65536):
+                text += part
+        except OSError:  # how Linux tells that the other side is closed
+            pass
+    os.close(master)
+    assert process.returncode == 1 and b"0/4" in text and b"4/4" in text
+    shown = [visible(line) for line in text.decode().replace("\r\n", "\n").split("\n")]
+    plain = dupnet(*command[3:])
+    expected = plain.stdout.splitlines() + plain.stderr.splitlines()
+    assert len(expected) > 3 and set(expected) <= set(shown)
+
+
+def visible(line: str) -> str:
+    """What a terminal shows of a line that goes back to its start and is written over."""
+    cells: list[str] = []
+    for part in line.split("\r"):
+        cells[: len(part)] = part
+    return "".join(cells).rstrip()
 
 
 def test_one_bad_photo_stops_no_other(photos: Path, model: Path) -> None:
@@ -100,6 +137,15 @@ def test_draw_one_photo_into_a_file(photos: Path, model: Path) -> None:
     assert Path("folder/a.webp.png").exists()
 
 
+def test_a_drawing_that_cannot_be_written_stops_no_other(photos: Path, model: Path) -> None:
+    Path("out").mkdir()
+    Path("out/deep").write_text("a file where a folder is needed")
+    result = dupnet("detect", "more", "a.png", "--draw", "out", "--json", "--model", model)
+    assert result.exit_code == 1 and sorted(path.name for path in Path("out").iterdir()) == ["a.png", "b.jpg", "deep"]
+    assert [json.loads(line)["photo"] for line in result.stdout.splitlines()] == ["more/b.jpg", "a.png"]
+    assert result.stderr == "dupnet: error: out/deep/a.webp.png: cannot be written: File exists\n"
+
+
 def test_draw_many_photos_into_a_folder(photos: Path, model: Path) -> None:
     assert dupnet("detect", "a.png", "more", "--draw", "out", "--model", model).exit_code == 0
     assert sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*.*")) == ["a.png", "b.jpg", "deep/a.webp.png"]
@@ -115,6 +161,8 @@ def test_draw_many_photos_into_a_folder(photos: Path, model: Path) -> None:
         (["a.png", "more", "--draw", "a.png"], "this is a folder, not a file"),
         (["a.png", "--size", "31"], "--size"),
         (["a.png", "--score", "1.5"], "--score"),
+        (["a.png", "--score", "nan"], "--score"),
+        (["a.png", "--iou", "nan"], "--iou"),
         (["a.png", "--threads", "0"], "--threads"),
         ([], "PHOTO"),
         (["--nonsense"], "--nonsense"),
@@ -139,6 +187,28 @@ def test_models_that_cannot_be_used(photos: Path) -> None:
         assert result.stderr.startswith("dupnet: error: ") and words[-1] in result.stderr
 
 
+def test_not_a_number_is_refused_everywhere(tiny_wider: Path, model: Path, tmp_path: Path) -> None:
+    for words in (
+        ["evaluate", model, "--wider", tiny_wider, "--score", "nan"],
+        ["evaluate", model, "--wider", tiny_wider, "--iou", "nan"],
+        ["convert", "gone.pt", "-o", tmp_path / "out.dnet", "--score", "nan"],
+    ):
+        result = dupnet(*words)
+        assert result.exit_code == 2 and str(words[-2]) in result.stderr
+
+
+def test_the_default_iou_is_the_detectors(photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usual, all_boxes = (Detector(model).detect("a.png", score=0.1, iou=iou) for iou in (DEFAULT_IOU, 1.0))
+    monkeypatch.setattr(runtime, "DEFAULT_IOU", 1.0)
+    result = dupnet("detect", "a.png", "--score", "0.1", "--json", "--model", model)
+    assert json.loads(result.stdout)["faces"] == all_boxes.to_list() and len(all_boxes) > len(usual)
+
+
+@pytest.mark.parametrize("verb", ["detect", "evaluate"])
+def test_help_tells_the_detectors_own_iou(verb: str) -> None:
+    assert f"[default: {DEFAULT_IOU}]" in " ".join(dupnet(verb, "--help").stdout.split())
+
+
 def test_evaluate(tiny_wider: Path, tmp_path: Path, model: Path) -> None:
     root = Path(shutil.copytree(tiny_wider, tmp_path / "wider"))
     samples, _ = wider.split(root, "val")
@@ -147,7 +217,13 @@ def test_evaluate(tiny_wider: Path, tmp_path: Path, model: Path) -> None:
     result = dupnet("evaluate", model, "--wider", root, "--size", "64", "--json")
     report = json.loads(result.stdout)
     assert {"ap_easy", "ap_medium", "ap_hard", "ap_all", "dr", "photos", "size", "model", "seconds"} <= set(report)
-    assert report["photos"] == 8 and report["size"] == 64 and report["ap_easy"] is None and 0 <= report["ap_all"] <= 1
+    assert (
+        report["iou"] == DEFAULT_IOU
+        and report["photos"] == 8
+        and report["size"] == 64
+        and report["ap_easy"] is None
+        and 0 <= report["ap_all"] <= 1
+    )
     assert "AP medium" in dupnet("evaluate", model, "--wider", root).stdout
     failed = dupnet("evaluate", model, "--wider", tmp_path)
     assert failed.exit_code == 1 and "not a WIDER FACE folder" in failed.stderr

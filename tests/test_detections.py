@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -138,3 +140,11 @@ def test_nms_keeps_what_overlaps_nothing_better(count: int, threshold: float, se
         if all(overlap[j, i] <= threshold for j in kept):
             kept.append(i)
     assert nms(boxes, scores, threshold=threshold).tolist() == kept
+
+
+def test_the_oldest_pillow_that_is_promised_has_what_is_used() -> None:
+    """Fonts of any size and `has_transparency_data` came with Pillow 10.1."""
+    project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
+    (pillow,) = (one for one in project["dependencies"] if one.startswith("Pillow"))
+    version = re.fullmatch(r"Pillow>=(\d+)\.(\d+)", pillow)
+    assert version is not None and (int(version[1]), int(version[2])) >= (10, 1)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import ROOT, data_folder
 
 from dupnet.data import wider as annotations
 from dupnet.data.sample import Sample
@@ -180,6 +182,16 @@ def test_a_folder_from_end_to_end(own_wider: Path) -> None:
     assert (scores.ap_easy, scores.ap_all, scores.dr, scores.photos, scores.inclusive) == (1, 1, 1, 8, True)
 
 
+def test_photos_are_not_kept(own_wider: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, _ = annotations.split(own_wider, "val")
+    write_difficulty(own_wider, {one.photo: dict.fromkeys(wider.LEVELS, [0]) for one in samples})
+    kept: list[Detections] = []
+    score = wider.score
+    monkeypatch.setattr(wider, "score", lambda samples, table, found: kept.extend(found) or score(samples, table, found))
+    wider.evaluate(lambda photo: Detections([A], [0.5], photo), own_wider)
+    assert len(kept) == 8 and all(len(faces) == 1 and faces.image is None for faces in kept)
+
+
 @pytest.mark.parametrize(
     ("table", "reason"),
     [
@@ -203,10 +215,15 @@ def test_no_difficulty_is_told(own_wider: Path) -> None:
         wider.evaluate(lambda photo: Detections([], []), own_wider, split="train")
 
 
+def test_where_the_optional_data_sets_are() -> None:
+    assert data_folder({"DUPNET_DATA": "/somewhere/else"}) == Path("/somewhere/else")
+    assert data_folder({}) == data_folder({"DUPNET_DATA": ""}) == ROOT.parent / "shared" / "data"
+
+
 @pytest.mark.shared
-def test_the_official_subsets(shared: Path, tmp_path: Path) -> None:
+def test_the_official_subsets(data_set: Callable[[str], Path], tmp_path: Path) -> None:
     pytest.importorskip("scipy")
-    (tmp_path / "wider_face_split").symlink_to(shared / "data" / "wider" / "ground_truth")
+    (tmp_path / "wider_face_split").symlink_to(data_set("wider") / "ground_truth")
     table = wider.read_difficulty(tmp_path)
     sizes = {level: sum(len(photo[level]) for photo in table.values()) for level in wider.LEVELS}
     assert min(min(photo["hard"], default=9) for photo in table.values()) == 0
@@ -214,8 +231,9 @@ def test_the_official_subsets(shared: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.shared
-def test_the_labels_themselves_score_full_marks(shared: Path) -> None:
-    samples, _ = annotations.split(shared / "data" / "faces", "val")
+def test_the_labels_themselves_score_full_marks(data_set: Callable[[str], Path]) -> None:
+    folder = data_set("faces")
+    samples, _ = annotations.split(folder, "val")
     boxes = [Detections(one.boxes, np.linspace(1, 0.9, len(one.boxes))) for one in samples]
-    scores = wider.score(samples, wider.read_difficulty(shared / "data" / "faces"), boxes)
+    scores = wider.score(samples, wider.read_difficulty(folder), boxes)
     assert min(scores.ap_easy, scores.ap_medium, scores.ap_hard, scores.ap_all, scores.dr) > 0.999

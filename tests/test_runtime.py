@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from random_models import input_map, small_model
 
-from dupnet import Detections, Detector, packed, reference
+from dupnet import Detections, Detector, packed, reference, zoo
 from dupnet.errors import ImageError, ModelFileError, SpecError
 
 PHOTO = input_map(np.random.default_rng(0), 30, 40)
@@ -60,6 +60,22 @@ def test_models_that_are_not_there(tmp_path: Path) -> None:
         Detector("unheard-of")
     with pytest.raises(ModelFileError, match="cannot be read"):
         Detector(str(tmp_path))
+
+
+def test_a_file_of_any_name_in_the_current_folder(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("face.bin").write_bytes(path.read_bytes())
+    assert Detector("face.bin").name == "random"
+    Path("face.bin").write_bytes(b"something else" * 4)
+    with pytest.raises(ModelFileError, match="^face.bin: magic is b'some', expected b'DNET'"):
+        Detector("face.bin")
+
+
+def test_what_ships_comes_before_a_file_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in zoo.model_names():
+        Path(name).mkdir()
+        assert zoo.model_path(name).parent != Path(".")
 
 
 def test_maps(path: Path) -> None:

@@ -10,13 +10,14 @@ import math
 import os
 import struct
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dupnet.errors import ConversionError, ModelFileError
-from dupnet.integer import IntegerModel, Stage, validate
+from dupnet.integer import IntegerModel, Stage, accumulator_max, validate
 from dupnet.spec import HeadSpec, is_name
 
 MAGIC = b"DNET"
@@ -63,7 +64,7 @@ def save(model: IntegerModel, path: str | os.PathLike[str]) -> None:
 
     Raises:
         ConversionError: the model breaks a rule.
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; its `filename` is `path`.
     """
     path = Path(path)
     data = to_bytes(model)
@@ -71,8 +72,11 @@ def save(model: IntegerModel, path: str | os.PathLike[str]) -> None:
     try:
         part.write_bytes(data)
         os.replace(part, path)
+    except OSError as error:  # of the file that was asked for, not of the hidden one
+        raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
 
 
 def load(source: str | os.PathLike[str] | bytes) -> IntegerModel:
@@ -241,12 +245,12 @@ def _stage(file: _Reader, channels: int, bits: int, grid_channels: int | None) -
     file.check(tiled % weight_copies == 0, "weight copies", weight_copies, f"a divisor of {tiled} channels", at=at + 8)
     file.check(output_bits == 0 if last else 1 <= output_bits <= 8, "output bits", output_bits, "0" if last else "1 to 8", at=at + 10)
     file.check(distance == 1, "distance back to the stage that is read", distance, 1, at=at + 11)
-    accumulator_max = kernel * kernel * tiled * (2**weight_bits - 1) * (2**input_bits - 1)
-    file.check(accumulator_max < 2**31, "largest accumulator", accumulator_max, "below 2^31", at=at)
+    largest = accumulator_max(tiled, kernel, weight_bits, input_bits)
+    file.check(largest < 2**31, "largest accumulator", largest, "below 2^31", at=at)
 
     stored_channels = tiled // weight_copies
     weights = _weights(file, filters, stored_channels, kernel, weight_bits)
-    thresholds = None if last else _thresholds(file, filters, output_bits, accumulator_max)
+    thresholds = None if last else _thresholds(file, filters, output_bits, largest)
     return Stage(weights, weight_bits, input_bits, weight_copies, map_copies, pool, thresholds)
 
 

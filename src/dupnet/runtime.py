@@ -11,7 +11,7 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from dupnet import _core, image, zoo
+from dupnet import _core, image, packed, zoo
 from dupnet.detections import Detections
 from dupnet.errors import ModelFileError
 
@@ -50,11 +50,13 @@ class Detector:
             raise ValueError(f"threads must be 1 to {MAX_THREADS}, not {threads!r}")
         path = zoo.model_path(DEFAULT_MODEL if model is None else model)
         try:
-            self._model = _core.Model(path.read_bytes())
+            data = path.read_bytes()
         except OSError as error:
             raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+        try:
+            self._model = _core.Model(data)
         except ModelFileError as error:
-            raise ModelFileError(f"{path}: {error}") from None
+            raise ModelFileError(f"{path}: {_broken_rule(data) or error}") from None
         self._threads = threads
         self.name: str = self._model.name
         self.default_size: int = self._model.default_size
@@ -110,3 +112,12 @@ class Detector:
         if any(side % self.stride or not 1 <= side <= MAX_SIZE_PX for side in input_map.shape[:2]):
             raise ValueError(f"the sides of an input map must be multiples of {self.stride} up to {MAX_SIZE_PX}, not {input_map.shape[:2]}")
         return tuple(self._model.run(np.ascontiguousarray(input_map), threads=self._threads))
+
+
+def _broken_rule(data: bytes) -> ModelFileError | None:
+    """What is wrong with a file that the core refused, by the reader that names field, value and offset."""
+    try:
+        packed.from_bytes(data)
+    except ModelFileError as error:
+        return error
+    return None

@@ -38,7 +38,7 @@ def test_its_integers_stay(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", zoo.model_names())
-@pytest.mark.parametrize(("photo", "face"), zip(PHOTOS, FACES), ids=lambda value: getattr(value, "stem", ""))
+@pytest.mark.parametrize(("photo", "face"), list(zip(PHOTOS, FACES)), ids=lambda value: getattr(value, "stem", ""))
 def test_it_finds_the_face(name: str, photo: Path, face: np.ndarray) -> None:
     found = Detector(name).detect(photo)
     assert len(found) == 1

@@ -30,7 +30,7 @@ GOOD = """\
 
 def write(tmp_path: Path, text: str) -> Path:
     path = tmp_path / "list.txt"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     return path
 
 
@@ -50,6 +50,8 @@ def test_reads_everything_in_order(tmp_path: Path) -> None:
         ("", "no photo"),
         ("a.jpg\n", "line 2: expected the number of faces"),
         ("a.jpg\nmany\n", "found 'many'"),
+        ("a.jpg\n\u00b2\n", "line 2: expected the number of faces"),
+        ("a.jpg\n" + "9" * 5000 + "\n", "line 2: expected the number of faces"),
         ("a.jpg\n2\n1 2 3 4\n", "line 4.*end of the file"),
         ("a.jpg\n1\n1 2 3\n", "line 3"),
         ("a.jpg\n1\n1 2 3 x\n", "1 2 3 x"),
@@ -61,6 +63,10 @@ def test_broken_lists_name_file_and_line(tmp_path: Path, text: str, message: str
     with pytest.raises(DataError, match=message) as caught:
         wider.read(write(tmp_path, text))
     assert "list.txt" in str(caught.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_a_name(tmp_path: Path) -> None:
+    assert wider.read(write(tmp_path, "\ufeff" + GOOD))[0].photo == "0--Parade/a.jpg"
 
 
 def test_missing_folder(tmp_path: Path) -> None:

@@ -211,10 +211,26 @@ def test_detector_names_the_file(tmp_path: Path) -> None:
     with pytest.raises(ModelFileError, match="absent.dnet: cannot be read"):
         Detector(tmp_path / "absent.dnet")
     (tmp_path / "short.dnet").write_bytes(DATA[:40])
+    for read in (Detector, packed.load):
+        with pytest.raises(ModelFileError, match=r"short.dnet: length of the file is \d+, expected 40, the real length \(offset 8\)"):
+            read(tmp_path / "short.dnet")
+
+
+def test_detector_falls_back_to_what_the_core_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "short.dnet").write_bytes(DATA[:40])
+    monkeypatch.setattr(packed, "from_bytes", lambda data: MODEL)
     with pytest.raises(ModelFileError, match="short.dnet: the file is shorter or longer"):
         Detector(tmp_path / "short.dnet")
-    with pytest.raises(ModelFileError, match=r"short.dnet: length of the file is \d+, expected 40"):
-        packed.load(tmp_path / "short.dnet")
+
+
+@pytest.mark.parametrize("name", ["gone/small.dnet", "file/small.dnet", "folder"])
+def test_saving_where_nothing_can_be_saved_names_the_path(name: str, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(OSError) as caught:
+        packed.save(MODEL, tmp_path / name)
+    assert caught.value.filename == str(tmp_path / name) and ".part" not in str(caught.value)
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["file", "folder"]
 
 
 def test_a_model_without_a_file_is_refused(tmp_path: Path) -> None:

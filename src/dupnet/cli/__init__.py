@@ -8,6 +8,7 @@ and `dupnet detect` never wait for torch. Results go to stdout, everything else 
 from __future__ import annotations
 
 import errno
+import sys
 from importlib import import_module
 from typing import Any
 
@@ -61,9 +62,17 @@ class _Verbs(click.Group):
         ctx.exit(1)
 
 
+def say(text: str, *, err: bool = False) -> None:
+    """Print whole lines to stdout, or to stderr; a progress bar makes room for them and comes back below."""
+    from tqdm import tqdm
+
+    with tqdm.external_write_mode(file=sys.stderr if err else sys.stdout):
+        click.echo(text, err=err)
+
+
 def report(message: str) -> None:
     """Print one line about a failure to stderr."""
-    click.echo(f"dupnet: error: {' '.join(message.split())}", err=True)
+    say(f"dupnet: error: {' '.join(message.split())}", err=True)
 
 
 @click.group(cls=_Verbs, subcommand_metavar="VERB ...", context_settings={"help_option_names": ["-h", "--help"]})

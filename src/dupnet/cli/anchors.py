@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import click
@@ -19,19 +20,23 @@ import click
 def command(data: Path, count: int, size: int, smallest: float) -> None:
     """Cluster the face sizes of the train split by k-means; prints TOML for a spec's [head]."""
     import numpy as np
-    from PIL import Image
+    from tqdm import tqdm
 
+    from dupnet import image
     from dupnet.data import anchors, wider
+    from dupnet.errors import DataError
 
     samples, images = wider.split(data, "train")
-    sizes = []
-    for sample in samples:
+    sizes = [np.zeros((0, 2))]
+    for sample in tqdm(samples, unit="photo", disable=not sys.stderr.isatty()):
         faces = sample.boxes[~sample.ignore]
         if len(faces):
-            with Image.open(images / sample.photo) as photo:
-                sizes.append((faces[:, 2:] - faces[:, :2]) * (size / max(photo.size)))
+            long_side = max(image.read(images / sample.photo).shape[:2])
+            sizes.append((faces[:, 2:] - faces[:, :2]) * (size / long_side))
     table = np.concatenate(sizes)
     table = table[table.max(1) >= smallest]
+    if not len(table):
+        raise DataError(f"{data}: the train split holds no face of {smallest:g} pixels or more in photos scaled to {size}")
     found, overlap = anchors.cluster(table, count)
     click.echo(f"# {len(table)} faces of {data} at {size} pixels; mean IoU with the best anchor {overlap:.3f}")
     click.echo("anchors = [" + ", ".join(f"[{w:.1f}, {h:.1f}]" for w, h in found) + "]")

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import click
 
+from dupnet.cli.parameters import FRACTION
+
 
 @click.command()
 @click.argument("checkpoint", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The packed file, FACE.dnet.")
-@click.option("--score", type=click.FloatRange(0, 1), help="Default score threshold to store.  [default: the spec's]")
+@click.option("--score", type=FRACTION, help="Default score threshold to store.  [default: the spec's]")
 @click.option("--size", type=click.IntRange(32, 8192), help="Default long side of the network's input to store.  [default: the spec's]")
 def command(checkpoint: Path, output: Path, score: float | None, size: int | None) -> None:
     """Convert CHECKPOINT to integers, without loss, and pack it."""

@@ -8,6 +8,7 @@ A photo's way from here: `Detector.detect` (runtime.py) reads it (image.py) and 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import sys
 import warnings
@@ -15,7 +16,10 @@ from pathlib import Path
 
 import click
 
+from dupnet.cli import report, say
+from dupnet.cli.parameters import FRACTION, iou_option
 from dupnet.detections import Detections
+from dupnet.errors import DataError, DupnetError
 
 PICTURES = (".png", ".jpg", ".jpeg")
 """What `--draw` can write."""
@@ -31,8 +35,8 @@ PICTURES = (".png", ".jpg", ".jpeg")
     type=click.IntRange(32, 8192),
     help="Long side in pixels; larger finds smaller faces.  [default: the model's]",
 )
-@click.option("--score", type=click.FloatRange(0, 1), help="Lowest score kept.  [default: the model's]")
-@click.option("--iou", type=click.FloatRange(0, 1), default=0.45, show_default=True, help="Boxes that overlap more than this are one face.")
+@click.option("--score", type=FRACTION, help="Lowest score kept.  [default: the model's]")
+@iou_option
 @click.option("--model", help="A name that ships with dupnet, or a .dnet file.  [default: the bundled one]")
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads that share the work of a photo.")
 def command(
@@ -41,20 +45,18 @@ def command(
     format: str | None,
     size: int | None,
     score: float | None,
-    iou: float,
+    iou: float | None,
     model: str | None,
     threads: int,
 ) -> None:
     """Find faces in each PHOTO: a file, or a folder, which is searched with the folders below it.
 
-    Prints one line a face: the photo, the box x1 y1 x2 y2 in its pixels, the score. A photo that cannot be read is
-    reported and the others go on; the exit code is then 1.
+    Prints one line a face: the photo, the box x1 y1 x2 y2 in its pixels, the score. A photo that cannot be read, or
+    whose drawing cannot be written, is reported and the others go on; the exit code is then 1.
     """
     from tqdm import tqdm
 
     from dupnet import image
-    from dupnet.cli import report
-    from dupnet.errors import DupnetError
     from dupnet.runtime import Detector
 
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # such a photo is refused with an error of its own
@@ -68,13 +70,12 @@ def command(
     detector = Detector(model, threads=threads)
     if format == "csv":
         click.echo("photo,x1,y1,x2,y2,score")
-    hidden = len(found) < 2 or sys.stdout.isatty() or not sys.stderr.isatty()  # lines on a terminal are progress enough
+    hidden = len(found) < 2 or not sys.stderr.isatty()
     for (path, _), drawing in zip(tqdm(found, unit="photo", disable=hidden), drawings):
         try:
             faces = detector.detect(path, size=size, score=score, iou=iou)
             if drawing is not None:
-                drawing.parent.mkdir(parents=True, exist_ok=True)
-                faces.save(drawing)
+                _save(faces, drawing)
         except DupnetError as error:
             report(str(error))
             failed = True
@@ -83,16 +84,28 @@ def command(
     sys.exit(1 if failed else 0)
 
 
+def _save(faces: Detections, drawing: Path) -> None:
+    try:
+        drawing.parent.mkdir(parents=True, exist_ok=True)
+        faces.save(drawing)
+    except OSError as error:
+        raise DataError(f"{drawing}: cannot be written: {error.strerror or error}") from None
+
+
 def _print(path: Path, faces: Detections, format: str | None) -> None:
     name = click.format_filename(path)
     if format == "json":
-        click.echo(json.dumps({"photo": name, "faces": faces.to_list()}))
+        say(json.dumps({"photo": name, "faces": faces.to_list()}))
     elif format == "csv":
-        rows = csv.reader(faces.to_csv().splitlines()[1:])
-        csv.writer(sys.stdout, lineterminator="\n").writerows([name, *row] for row in rows)
+        if len(faces):
+            text = io.StringIO()
+            rows = csv.reader(faces.to_csv().splitlines()[1:])
+            csv.writer(text, lineterminator="\n").writerows([name, *row] for row in rows)
+            say(text.getvalue().removesuffix("\n"))
+    elif len(faces):
+        say("\n".join(f"{name}  {x1:.1f} {y1:.1f} {x2:.1f} {y2:.1f}  {score:.3f}" for (x1, y1, x2, y2), score in faces))
     else:
-        for (x1, y1, x2, y2), score in faces:
-            click.echo(f"{name}  {x1:.1f} {y1:.1f} {x2:.1f} {y2:.1f}  {score:.3f}")
+        say(f"{name}: no face", err=True)
 
 
 def _drawings(found: list[tuple[Path, Path]], out: Path | None, *, one_file: bool) -> list[Path | None]:

@@ -11,27 +11,30 @@ from pathlib import Path
 
 import click
 
+from dupnet.cli.parameters import FRACTION, iou_option
+
 
 @click.command()
 @click.argument("model")
 @click.option("--wider", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Data set in WIDER's layout.")
 @click.option("--split", default="val", show_default=True, help="Which part of it.")
 @click.option("--size", type=click.IntRange(32, 8192), help="Long side to which the photos are scaled.  [default: the model's]")
-@click.option("--score", type=click.FloatRange(0, 1), default=0.02, show_default=True, help="Lowest score kept.")
-@click.option("--iou", type=click.FloatRange(0, 1), default=0.45, show_default=True, help="Boxes that overlap more than this are one face.")
+@click.option("--score", type=FRACTION, default=0.02, show_default=True, help="Lowest score kept.")
+@iou_option
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads that share the work of a photo.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(model: str, wider: Path, split: str, size: int | None, score: float, iou: float, threads: int, as_json: bool) -> None:
+def command(model: str, wider: Path, split: str, size: int | None, score: float, iou: float | None, threads: int, as_json: bool) -> None:
     """Score MODEL, a name that ships with dupnet or a .dnet file, by the rules of WIDER FACE (docs/evaluation.md).
 
     Prints the average precision on the easy, medium, hard and all faces, and the part of the medium faces found at 0.1
     false positives a photo.
     """
     from dupnet.evaluation import wider as protocol
-    from dupnet.runtime import Detector
+    from dupnet.runtime import DEFAULT_IOU, Detector
 
     detector = Detector(model, threads=threads)
     size = size or detector.default_size
+    iou = DEFAULT_IOU if iou is None else iou
     start = time.perf_counter()
     scores = protocol.evaluate(
         lambda photo: detector.detect(photo, size=size, score=score, iou=iou), wider, split=split, progress=sys.stderr.isatty()

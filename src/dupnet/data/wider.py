@@ -6,6 +6,7 @@ fourth, `invalid`, means ignore. A photo without faces has the count 0 and, in t
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,7 @@ def read(list_path: str | Path) -> list[Sample]:
         DataError: the file cannot be read, or a line is not what the format says; names file and line.
     """
     try:
-        lines = Path(list_path).read_text(encoding="utf-8").splitlines()
+        lines = Path(list_path).read_text(encoding="utf-8-sig").splitlines()  # some editors begin a file with a mark
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{list_path}: cannot be read: {error}") from None
     samples, at = [], 0
@@ -40,7 +41,7 @@ def read(list_path: str | Path) -> list[Sample]:
             continue
         where = f"{list_path}: line {at + 1}: "
         count = lines[at].strip() if at < len(lines) else ""
-        if not count.isdigit():
+        if not re.fullmatch("[0-9]{1,9}", count):
             raise DataError(f"{where}expected the number of faces of {photo!r}, found {count[:60]!r}")
         at += 1
         rows = []

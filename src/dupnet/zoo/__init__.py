@@ -40,14 +40,16 @@ def model_path(model: str | os.PathLike[str]) -> Path:
     """Path of a packed file.
 
     Args:
-        model: a name of `model_names()`, or a path, which is returned as it is. A string is a path if it ends in `.dnet` or has a
-            folder in it.
+        model: a name of `model_names()`, or a path, which is returned as it is. A string is a path if it ends in `.dnet`, has a
+            folder in it, or is no name and exists.
 
     Raises:
         SpecError: no model of that name ships; the message lists those that do.
     """
     if not isinstance(model, str) or model.endswith(".dnet") or Path(model).name != model:
         return Path(model)
-    if model not in model_names():
-        raise SpecError(f"no trained model {model!r} ships with dupnet; these do: {', '.join(model_names()) or 'none'}")
-    return _HERE / f"{model}.dnet"
+    if model in model_names():
+        return _HERE / f"{model}.dnet"
+    if os.path.exists(model):
+        return Path(model)
+    raise SpecError(f"no trained model {model!r} ships with dupnet; these do: {', '.join(model_names()) or 'none'}")
