@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dupnet import zoo
 from dupnet.errors import CheckpointError, SpecError
 from dupnet.nn import Network, NetworkOptions, checkpoint
+from dupnet.nn.network import BatchNorm
 from dupnet.spec import with_layers
 
 
@@ -44,6 +46,26 @@ def test_evaluation_does_not_depend_on_the_batch() -> None:
         together = list(network.maps(images))
         alone = list(network.maps(images[1:2]))
     assert all(torch.equal(a[1:2], b) for a, b in zip(together, alone))
+
+
+def test_batch_norm_in_evaluation_is_torchs() -> None:
+    torch.manual_seed(0)
+    norm = BatchNorm(6)
+    for tensor in (norm.weight, norm.bias, norm.running_mean):
+        torch.nn.init.normal_(tensor)
+    torch.nn.init.uniform_(norm.running_var, 0.1, 50)
+    x = torch.randint(-300, 300, (2, 6, 5, 5)).float()
+    expected = F.batch_norm(x, norm.running_mean, norm.running_var, norm.weight.abs(), norm.bias, False, 0.0, norm.eps)
+    torch.testing.assert_close(norm.eval()(x), expected, rtol=1e-4, atol=1e-3)
+
+
+def test_max_pool_commutes_with_what_follows() -> None:
+    stage = trained_a_little(Network(zoo.get("dupnet-tinier-yolo"))).stages[1]
+    torch.nn.init.normal_(stage.norm.weight)
+    levels = torch.randint(0, 4, (1, 8, 12, 16)).float()
+    with torch.no_grad():
+        pooled_last = F.max_pool2d(stage.activate(stage.conv.accumulate(levels)), 2)
+        assert torch.equal(stage(levels), pooled_last)
 
 
 def test_mixed_precision_runs() -> None:

@@ -15,15 +15,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from dupnet.data import wider
 from dupnet.data.augmentation import Augmentation
 from dupnet.data.photos import Photos
 from dupnet.errors import CheckpointError, DataError, DupnetError, SpecError
-from dupnet.nn import checkpoint
+from dupnet.nn import Network, checkpoint
 from dupnet.spec import HeadSpec, LayerSpec, ModelSpec
 from dupnet.training import recipe as recipes
-from dupnet.training.loop import train
+from dupnet.training.loop import Run, Trainer, reestimate_batch_norm, train
 from dupnet.training.recipe import Optimizer, Recipe, Schedule
 from dupnet.training.targets import Crops, batches
 
@@ -73,7 +74,7 @@ import sys, torch
 torch.set_num_threads(1)
 from pathlib import Path
 from dupnet.training import recipe as recipes
-from dupnet.training.loop import train
+from dupnet.training.loop import Run, Trainer, reestimate_batch_norm, train
 data, out, resume = sys.argv[1:]
 train(Path(out).parent / "recipe.toml", data=data, out=out, resume=resume == "resume", progress=False, workers=1)
 """
@@ -170,6 +171,27 @@ def test_fine_tuning_starts_from_given_weights(tiny_wider: Path, tmp_path: Path)
     other = replace(RECIPE, start_from=start, spec=recipes.load("first-light").spec)
     with pytest.raises(CheckpointError, match="do not fit"):
         train(other, data=tiny_wider, out=tmp_path / "c", progress=False, workers=0)
+
+
+def test_reestimated_batch_norms_hold_the_mean_over_the_batches() -> None:
+    torch.manual_seed(0)
+    network = Network(SPEC)
+    images = [torch.randint(0, 256, (4, 3, 32, 32)) for _ in range(3)]
+    reestimate_batch_norm(network, iter(images))
+    with torch.no_grad():
+        pooled = [F.max_pool2d(network.stages[0].conv.accumulate(batch.float()), 2) for batch in images]
+    expected = torch.stack([batch.mean((0, 2, 3)) for batch in pooled]).mean(0)
+    torch.testing.assert_close(network.stages[0].norm.running_mean, expected, rtol=1e-4, atol=1e-2)
+    assert network.stages[0].norm.momentum == 0.1
+
+
+def test_the_average_follows_the_weights(tiny_wider: Path, tmp_path: Path) -> None:
+    trainer = Trainer(replace(RECIPE, ema=0.5), Run(tiny_wider, tmp_path, device="cpu", workers=0))
+    name = "stages.0.conv.weight"
+    before = trainer.average[name].clone()
+    trainer.take_step(*next(trainer.batches(0, 1)))
+    decay = 2 / 11  # after one step: (1 + 1) / (10 + 1), below 0.5
+    torch.testing.assert_close(trainer.average[name], decay * before + (1 - decay) * trainer.network.state_dict()[name])
 
 
 def test_two_processes_train_one_network(tiny_wider: Path, tmp_path: Path) -> None:
