@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
@@ -100,7 +101,9 @@ def test_broken_checkpoints_say_so(tmp_path: Path) -> None:
     path = tmp_path / "n.pt"
     checkpoint.save(Network(zoo.get("dupnet-tinier-yolo")), path)
     whole = path.read_bytes()
-    cases = {"empty": b"", "half": whole[: len(whole) // 2], "text": b"hello"}
+    noise = np.random.default_rng(0).bytes
+    cases = {"empty": b"", "half": whole[: len(whole) // 2], "text": b"hi\n", "zip": whole[:200] + noise(2000)}
+    cases |= {f"noise{length}": b"\x80\x02" * (length % 2) + noise(length) for length in range(1, 60)}
     for name, content in cases.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(CheckpointError, match=name):
