@@ -7,6 +7,7 @@ where that function steps up; it repeats no formula. So the thresholds are right
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -70,7 +71,7 @@ def convert(network: Network | str | Path) -> IntegerModel:
             if not last:
                 bits = spec.layers[number + 1].input_bits
                 found = thresholds(cast(Stage, module), stage.accumulator_max, 2**bits - 1)
-                stage = integer.Stage(**{**stage.__dict__, "thresholds": found})
+                stage = replace(stage, thresholds=found)
             stages.append(stage)
         scale, bias = network.grid.scale.numpy(force=True).copy(), network.grid.bias.numpy(force=True).copy()
     network.train(was_training)

@@ -54,6 +54,11 @@ class Run:
     workers: int = 1
     compile: bool = False
 
+    @property
+    def checkpoint(self) -> Path:
+        """What `resume` goes on from."""
+        return self.out / "checkpoint.pt"
+
     def torch_device(self) -> torch.device:
         """The device of this process: `"cuda"` and `"auto"` give each process of a machine its own GPU.
 
@@ -139,28 +144,23 @@ class Trainer:
         self.optimizer = make_optimizer(self.network, recipe)
         self.step = 0
         samples, images = wider.split(run.data, "train")
-        if run.cache and self.world > 1:  # one process decodes, the others wait and find it done
-            if self.rank == 0:
-                Photos(samples, images, run.cache)
+        if self.rank > 0:  # the first process decodes into the cache, the others wait and find it done
             dist.barrier()
-        self.photos = Photos(samples, images, run.cache)
-        crops = Crops(self.photos, recipe.augmentation, recipe.seed, recipe.weights)
-        self.crops = crops
+        photos = Photos(samples, images, run.cache)
+        if self.rank == 0 and self.world > 1:
+            dist.barrier()
+        self.crops = Crops(photos, recipe.augmentation, recipe.seed, recipe.weights)
         module: nn.Module = self.network
         if self.world > 1:
             module = DistributedDataParallel(module, device_ids=[self.device.index] if self.device.type == "cuda" else None)
         self.forward: Any = torch.compile(module) if run.compile else module
-
-    @property
-    def checkpoint_path(self) -> Path:
-        return self.run.out / "checkpoint.pt"
 
     def save(self) -> None:
         """Write everything that `resume` needs."""
         content = checkpoint.describe(self.network)
         content |= {"average": {k: v.cpu() for k, v in self.average.items()}, "optimizer": self.optimizer.state_dict()}
         content |= {"step": self.step, "recipe": recipes.to_dict(self.recipe)}
-        checkpoint.write(self.checkpoint_path, content)
+        checkpoint.write(self.run.checkpoint, content)
 
     def resume(self) -> None:
         """Go back to the last checkpoint.
@@ -168,13 +168,14 @@ class Trainer:
         Raises:
             CheckpointError: it belongs to another recipe, or is damaged.
         """
-        content = checkpoint.read(self.checkpoint_path)
+        path = self.run.checkpoint
+        content = checkpoint.read(path)
         if "step" not in content:
-            raise CheckpointError(f"{self.checkpoint_path}: holds a network but no training run to go on with")
-        if content["recipe"] != recipes.to_dict(self.recipe):
-            ours, theirs = recipes.to_dict(self.recipe), content["recipe"]
+            raise CheckpointError(f"{path}: holds a network but no training run to go on with")
+        ours, theirs = recipes.to_dict(self.recipe), content["recipe"]
+        if ours != theirs:
             changed = sorted(key for key in ours if ours[key] != theirs.get(key))
-            raise CheckpointError(f"{self.checkpoint_path}: was written by another recipe; these differ: {', '.join(changed)}")
+            raise CheckpointError(f"{path}: was written by another recipe; these differ: {', '.join(changed)}")
         self.network.load_state_dict(content["weights"])
         self.average = {k: v.to(self.device) for k, v in content["average"].items()}
         self.optimizer.load_state_dict(content["optimizer"])
@@ -307,7 +308,7 @@ def train(
     if not isinstance(recipe, Recipe):
         recipe = recipes.load(recipe)
     run = Run(Path(data), Path(out), Path(cache) if cache else None, device, workers, compile)
-    path = run.out / "checkpoint.pt"
+    path = run.checkpoint
     if path.exists() and not resume:
         raise CheckpointError(f"{path} exists: resume that run, or choose another folder")
     if resume and not path.exists():

@@ -140,7 +140,6 @@ def region_loss(
     if options.style == "iou":
         # Two faces that fall on the same place: the target is the better IoU, as a maximum does not depend on the order.
         target = torch.zeros_like(weight)
-        target = target.index_put(at, torch.zeros_like(iou.detach()))
         flat_at = ((at[0] * rows + at[1]) * columns + at[2]) * len(anchors) + at[3]
         target.view(-1).scatter_reduce_(0, flat_at, iou.detach().clamp(min=options.objectness_floor), "amax")
         weight = weight.index_put(at, torch.ones_like(iou))
