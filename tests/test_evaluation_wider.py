@@ -6,6 +6,7 @@ import json
 import math
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from dupnet.data.sample import Sample
 from dupnet.detections import Detections
 from dupnet.errors import DataError
 from dupnet.evaluation import matching, wider
+from dupnet.evaluation.outcome import NEVER, check_comparable
 
 A, B, C, D = [10.0, 10, 30, 30], [50.0, 10, 70, 30], [90.0, 10, 110, 30], [130.0, 10, 134, 14]
 NOWHERE = [200.0, 50, 220, 70]
@@ -237,3 +239,35 @@ def test_the_labels_themselves_score_full_marks(data_set: Callable[[str], Path])
     boxes = [Detections(one.boxes, np.linspace(1, 0.9, len(one.boxes))) for one in samples]
     scores = wider.score(samples, wider.read_difficulty(folder), boxes)
     assert min(scores.ap_easy, scores.ap_medium, scores.ap_hard, scores.ap_all, scores.dr) > 0.999
+
+
+def test_an_outcome_says_what_happened_to_each_face_and_box() -> None:
+    # A is easy, B medium, C hard, D invalid. Medium faces lead; one photo allows no false positive.
+    photo = sample("p", [A, B, C, D], ignore=(3,))
+    boxes = found((A, 1.0), (C, 0.9), (NOWHERE, 0.8), (B, 0.6), ([11.0, 10, 31, 30], 0.4), (D, 0.3))
+    result = wider.outcome("it", [photo], difficulty(p=([0], [0, 1], [0, 1, 2])), [boxes])
+    assert result.detector == "it" and result.leading == "medium" and [curve.name for curve in result.curves] == [*wider.LEVELS, "all"]
+    only = result.photos[0]
+    assert only.valid.tolist() == [True, True, True, False] and only.counts.tolist() == [True, True, False, False]
+    assert only.found_at == pytest.approx([1.0, 0.6, 0.9, NEVER])
+    assert only.false_alarms.tolist() == [False, False, True, False, True, False]
+    assert result.curve.hits.tolist() == [1, 1, 1, 2, 2, 2] and result.curve.false_positives.tolist() == [0, 0, 1, 1, 2, 2]
+    assert result.limit == 1.0, "of two thresholds with equal recall, the higher"
+    assert result.curve.best(1) == (1.0, pytest.approx(0.6)) and result.numbers["Detection rate"] == 0.5
+
+
+def test_an_outcome_without_medium_faces_is_led_by_all_faces() -> None:
+    result = wider.outcome("it", [sample("p", [A])], difficulty(p=([], [], [])), [found()])
+    assert result.leading == "all" and result.limit == math.inf and result.curve.best(9) == (0, math.inf)
+    with pytest.raises(DataError, match="no photo of the data set holds a face"):
+        wider.outcome("it", [sample("p", [A], ignore=(0,))], difficulty(p=([], [], [])), [found()])
+
+
+def test_only_equal_faces_compare() -> None:
+    one = wider.outcome("one", [sample("p", [A, B])], difficulty(p=([0], [0], [0])), [found()])
+    two = wider.outcome("two", [sample("p", [A, B])], difficulty(p=([1], [1], [1])), [found()])
+    check_comparable([one, replace(one, detector="other")])
+    with pytest.raises(DataError, match="one and two were not measured on the same faces"):
+        check_comparable([one, two])
+    with pytest.raises(DataError, match="its own name"):
+        check_comparable([one, one])

@@ -10,12 +10,16 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Indices = NDArray[np.int64]
 
 IOU = 0.5
 """A box finds a face if their intersection over union is at least this."""
 
 THRESHOLDS = 1000
 """Points of a precision-recall curve."""
+
+FALSE_POSITIVES_PER_PHOTO = 0.1
+"""The operating point of the papers: where a detection rate is read."""
 
 
 def overlap(a: Floats, b: Floats, *, inclusive: bool) -> Floats:
@@ -32,7 +36,7 @@ def overlap(a: Floats, b: Floats, *, inclusive: bool) -> Floats:
     return ratio
 
 
-def match(boxes: Floats, faces: Floats, counts: Flags, *, inclusive: bool) -> tuple[Flags, Flags]:
+def match(boxes: Floats, faces: Floats, counts: Flags, *, inclusive: bool) -> tuple[Flags, Indices]:
     """Match the boxes of one photo, the surest first, with its labelled faces.
 
     Each box looks only at the face that it overlaps most. If that face does not count, the box does not count either; if
@@ -45,16 +49,17 @@ def match(boxes: Floats, faces: Floats, counts: Flags, *, inclusive: bool) -> tu
         inclusive: see `overlap`.
 
     Returns:
-        `(n,)` which boxes are proposals (they count), `(n,)` which found a face. The proposals that found none are false
-        positives.
+        `(n,)` which boxes are proposals (they count), `(n,)` the index of the face that each box found, or -1. The
+        proposals that found none are false positives.
     """
     overlaps = overlap(boxes, faces, inclusive=inclusive)
     nearest = overlaps.argmax(axis=1)
     touches = overlaps.max(axis=1) >= IOU
     proposals = ~(touches & ~counts[nearest])
-    found = np.zeros(len(boxes), bool)
+    found = np.full(len(boxes), -1)
     hits = np.flatnonzero(touches & counts[nearest])
-    found[hits[np.unique(nearest[hits], return_index=True)[1]]] = True
+    faces_hit, first = np.unique(nearest[hits], return_index=True)
+    found[hits[first]] = faces_hit
     return proposals, found
 
 
@@ -63,7 +68,7 @@ def precision_recall(scores: Floats, proposals: Flags, found: Flags, faces: int)
 
     Args:
         scores: `(n,)` in [0, 1], of the boxes of all photos, in any order.
-        proposals, found: `(n,)`, from `match`.
+        proposals, found: `(n,)`, which of them count and which found a face (`match`).
         faces: how many were to be found.
     """
     order = np.argsort(-scores, kind="stable")
@@ -84,13 +89,18 @@ def average_precision(precision: Floats, recall: Floats) -> float:
     return float(np.sum(np.diff(recall, prepend=0.0) * envelope))
 
 
-def detection_rate(scores: Floats, proposals: Flags, found: Flags, faces: int, *, false_positives: float) -> float:
-    """Largest recall at any score threshold that lets through at most so many false positives.
+def walk(scores: Floats, proposals: Flags, found: Flags) -> tuple[Floats, Floats, Floats]:
+    """What passes each distinct score, from the highest down: the scores, faces found, false positives, `(k,)` each.
 
-    Boxes of equal score pass a threshold together. Arguments as in `precision_recall`; `scores` are compared exactly.
+    Boxes of equal score pass together. Arguments as in `precision_recall`; `scores` are compared exactly.
     """
     order = np.argsort(-scores, kind="stable")
-    hits, tries = np.cumsum(found[order]), np.cumsum(proposals[order])
+    hits, tries = (np.cumsum(flags[order], dtype=np.float64) for flags in (found, proposals))
     ends = np.flatnonzero(np.diff(scores[order], append=-np.inf) < 0)
-    allowed = ends[tries[ends] - hits[ends] <= false_positives]
-    return float(hits[allowed].max(initial=0) / faces)
+    return scores[order][ends], hits[ends], tries[ends] - hits[ends]
+
+
+def detection_rate(scores: Floats, proposals: Flags, found: Flags, faces: int, *, false_positives: float) -> float:
+    """Largest recall at any score threshold that lets through at most so many false positives. Arguments as in `walk`."""
+    _, hits, wrong = walk(scores, proposals, found)
+    return float(hits[wrong <= false_positives].max(initial=0) / faces)

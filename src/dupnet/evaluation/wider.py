@@ -21,13 +21,15 @@ from dupnet.data.sample import Sample
 from dupnet.detections import Detections
 from dupnet.errors import DataError
 from dupnet.evaluation import matching
+from dupnet.evaluation.matching import FALSE_POSITIVES_PER_PHOTO
+from dupnet.evaluation.outcome import NEVER, Curve, Outcome, PhotoOutcome
 
 Detect = Callable[[NDArray[np.uint8]], Detections]
 """A detector: RGB photo `(h, w, 3) uint8` to boxes in its pixels."""
 
 LEVELS = ("easy", "medium", "hard")
-FALSE_POSITIVES_PER_PHOTO = 0.1
-"""Where `dr` reads the recall of the medium faces."""
+Difficulty = dict[str, dict[str, list[int]]]
+"""What `read_difficulty` returns."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +67,22 @@ def evaluate(detect: Detect, root: str | Path, *, split: str = "val", progress: 
         DataError: annotations are missing or contradict each other.
         ImageError: a photo cannot be read.
     """
+    samples, images = wider.split(root, split)
+    return score(samples, read_difficulty(root, split), run(detect, samples, images, progress=progress))
+
+
+def run(detect: Detect, samples: Sequence[Sample], images: Path, *, progress: bool = False) -> list[Detections]:
+    """What a detector finds in each photo, without the photos: thousands do not fit in memory."""
     from tqdm import tqdm
 
-    samples, images = wider.split(root, split)
-    difficulty = read_difficulty(root, split)
     found = []
     for sample in tqdm(samples, unit="photo", disable=not progress):
         faces = detect(image.read(images / sample.photo))
-        found.append(Detections(faces.xyxy, faces.scores))  # without the photo: thousands do not fit in memory
-    return score(samples, difficulty, found)
+        found.append(Detections(faces.xyxy, faces.scores))
+    return found
 
 
-def score(samples: Sequence[Sample], difficulty: dict[str, dict[str, list[int]]], found: Sequence[Detections]) -> WiderScores:
+def score(samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Detections]) -> WiderScores:
     """Score what was found in each photo.
 
     Args:
@@ -84,40 +90,84 @@ def score(samples: Sequence[Sample], difficulty: dict[str, dict[str, list[int]]]
         difficulty: from `read_difficulty`.
         found: one `Detections` a sample, in pixels of the photo.
     """
-    if len(samples) != len(found):
-        raise DataError(f"{len(samples)} photos need as many detections, not {len(found)}")
     raw = np.concatenate([np.zeros(0), *(faces.scores.astype(np.float64) for faces in found)])
     low, high = (raw.min(), raw.max()) if len(raw) else (0.0, 1.0)
     spread = (high - low) or 1.0
-    inclusive = all(bool(np.all(sample.boxes == np.round(sample.boxes))) for sample in samples)
     ap = {}
     for level in (*LEVELS, "all"):
-        counts = [_counts(sample, difficulty, level) for sample in samples]
-        total = int(sum(flags.sum() for flags in counts))
-        scores, proposals, hits = _match_all(samples, counts, found, inclusive)
+        total, (scores, proposals, hits) = _match_all(samples, difficulty, found, level)
         curve = matching.precision_recall((scores - low) / spread, proposals, hits, total) if total else None
         ap[level] = matching.average_precision(*curve) if curve else math.nan
         if level == "medium":
             limit = FALSE_POSITIVES_PER_PHOTO * len(samples)
             dr = matching.detection_rate(scores, proposals, hits, total, false_positives=limit) if total else math.nan
-    return WiderScores(ap["easy"], ap["medium"], ap["hard"], ap["all"], dr, len(samples), inclusive)
+    return WiderScores(ap["easy"], ap["medium"], ap["hard"], ap["all"], dr, len(samples), _is_inclusive(samples))
+
+
+def outcome(detector: str, samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Detections]) -> Outcome:
+    """What `score` sums up, face by face and box by box. The medium faces lead, or all of them where none is medium.
+
+    Args:
+        detector: what plots and tables call it.
+        samples, difficulty, found: as for `score`.
+
+    Raises:
+        DataError: there is no face to find.
+    """
+    numbers = score(samples, difficulty, found)
+    curves = []
+    for level in (*LEVELS, "all"):
+        total, rows = _match_all(samples, difficulty, found, level)
+        if total:
+            curves.append(Curve(level, total, *matching.walk(*rows)))
+    if not curves:
+        raise DataError("no photo of the data set holds a face to find")
+    leading = "medium" if any(curve.name == "medium" for curve in curves) else "all"
+    photos = [_photo_outcome(*row, difficulty, leading, _is_inclusive(samples)) for row in zip(samples, found)]
+    table = {"AP easy": numbers.ap_easy, "AP medium": numbers.ap_medium, "AP hard": numbers.ap_hard, "AP all": numbers.ap_all}
+    return Outcome(detector, {**table, "Detection rate": numbers.dr}, tuple(curves), leading, tuple(photos))
+
+
+def _photo_outcome(sample: Sample, found: Detections, difficulty: Difficulty, leading: str, inclusive: bool) -> PhotoOutcome:
+    valid, counts = (_counts(sample, difficulty, level) for level in ("all", leading))
+    found_at = np.full(len(sample.boxes), NEVER)
+    false_alarms = np.zeros(len(found), bool)
+    if len(sample.boxes) and len(found):
+        boxes = found.xyxy.astype(np.float64)
+        _, faces = matching.match(boxes, sample.boxes, valid | counts, inclusive=inclusive)
+        found_at[faces[faces >= 0]] = found.scores[faces >= 0]
+        proposals, faces = matching.match(boxes, sample.boxes, counts, inclusive=inclusive)
+        false_alarms = proposals & (faces < 0)
+    return PhotoOutcome(sample.photo, sample.boxes, valid | counts, counts, found_at, found, false_alarms)
+
+
+def _is_inclusive(samples: Sequence[Sample]) -> bool:
+    return all(bool(np.all(sample.boxes == np.round(sample.boxes))) for sample in samples)
 
 
 def _match_all(
-    samples: Sequence[Sample], counts: Sequence[matching.Flags], found: Sequence[Detections], inclusive: bool
-) -> tuple[matching.Floats, matching.Flags, matching.Flags]:
-    """Scores, proposals and finds of all photos in one row each; photos without a labelled face are left out, as officially."""
-    scores, proposals, hits = [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0, bool)]
-    for sample, flags, faces in zip(samples, counts, found):
-        if len(sample.boxes) and len(faces):
-            proposal, hit = matching.match(faces.xyxy.astype(np.float64), sample.boxes, flags, inclusive=inclusive)
-            scores.append(faces.scores.astype(np.float64))
+    samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Detections], level: str
+) -> tuple[int, tuple[matching.Floats, matching.Flags, matching.Flags]]:
+    """How many faces count, and all photos' scores, proposals and finds in one row each.
+
+    Photos without a labelled face are left out, as officially.
+    """
+    if len(samples) != len(found):
+        raise DataError(f"{len(samples)} photos need as many detections, not {len(found)}")
+    inclusive = _is_inclusive(samples)
+    total, scores, proposals, hits = 0, [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0, bool)]
+    for sample, boxes in zip(samples, found):
+        counts = _counts(sample, difficulty, level)
+        total += int(counts.sum())
+        if len(sample.boxes) and len(boxes):
+            proposal, faces = matching.match(boxes.xyxy.astype(np.float64), sample.boxes, counts, inclusive=inclusive)
+            scores.append(boxes.scores.astype(np.float64))
             proposals.append(proposal)
-            hits.append(hit)
-    return np.concatenate(scores), np.concatenate(proposals), np.concatenate(hits)
+            hits.append(faces >= 0)
+    return total, (np.concatenate(scores), np.concatenate(proposals), np.concatenate(hits))
 
 
-def _counts(sample: Sample, difficulty: dict[str, dict[str, list[int]]], level: str) -> matching.Flags:
+def _counts(sample: Sample, difficulty: Difficulty, level: str) -> matching.Flags:
     if level == "all":
         return ~sample.ignore
     if sample.photo not in difficulty:
@@ -130,7 +180,7 @@ def _counts(sample: Sample, difficulty: dict[str, dict[str, list[int]]], level: 
     return flags
 
 
-def read_difficulty(root: str | Path, split: str = "val") -> dict[str, dict[str, list[int]]]:
+def read_difficulty(root: str | Path, split: str = "val") -> Difficulty:
     """Which faces are easy, medium and hard: `{photo: {"easy": [index in the list, from 0], ...}}`.
 
     Read from `wider_face_split/SPLIT_difficulty.json` if it exists, else from the official `wider_easy_SPLIT.mat`,
@@ -150,7 +200,7 @@ def read_difficulty(root: str | Path, split: str = "val") -> dict[str, dict[str,
     mats = {level: folder / f"wider_{level}_{split}.mat" for level in LEVELS}
     if missing := [str(mat) for mat in mats.values() if not mat.exists()]:
         raise DataError(f"which faces are easy, medium and hard is not known: neither {path} nor {missing[0]} exists")
-    result: dict[str, dict[str, list[int]]] = {}
+    result: Difficulty = {}
     for level, mat in mats.items():
         for photo, indices in _read_mat(mat).items():
             result.setdefault(photo, {})[level] = indices
