@@ -7,7 +7,9 @@ Read next: `dupnet.zoo` (the specs that ship), `dupnet.cost` (what they cost), `
 from __future__ import annotations
 
 import json
+import re
 import tomllib
+import zlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -242,3 +244,54 @@ def with_layers(spec: ModelSpec, name: str, changes: dict[int, dict[str, int]]) 
         raise SpecError(f"{spec.name} has layers 1 to {len(spec.layers)}, not {unknown[0]}")
     layers = tuple(replace(layer, **changes.get(number, {})) for number, layer in enumerate(spec.layers, 1))
     return replace(spec, name=name, layers=layers)
+
+
+def derive(spec: ModelSpec, changes: str) -> ModelSpec:
+    """A copy with some fields changed, by a text that a person can type.
+
+    Args:
+        spec: where to start.
+        changes: `PLACE.FIELD=NUMBER`, several with commas between; a place is a layer (`conv2`), a range of layers (`conv6-8`) or `head`,
+            and `default_size_px` and `default_score` have none. Fields are those of `LayerSpec`, and `centre_scale` of the head.
+
+    Returns:
+        The copy. Its name is `NAME:CHANGES`; a name of more than 64 bytes is cut and ends in a checksum of the whole.
+
+    Raises:
+        SpecError: a change that cannot be read, or the result contradicts itself.
+
+    Example:
+        >>> half = zoo.get("tinier-yolo-half")                                                        # doctest: +SKIP
+        >>> derive(half, "conv6-8.weight_copies=4,conv2.map_copies=4,conv3.map_copies=2").layers[6]    # doctest: +SKIP
+        LayerSpec(filters=256, kernel=3, pool=1, weight_bits=1, input_bits=2, weight_copies=4, map_copies=1)
+    """
+    name = f"{spec.name}:{changes}"
+    try:
+        for change in changes.split(","):
+            spec = _changed(spec, change)
+    except SpecError as error:
+        raise SpecError(f"{name}: {error}") from None
+    return replace(spec, name=name if is_name(name) else f"{name.encode()[:55].decode(errors='ignore')}~{zlib.crc32(name.encode()):08x}")
+
+
+def _changed(spec: ModelSpec, change: str) -> ModelSpec:
+    match = re.fullmatch(r"(?:conv(\d+)(?:-(\d+))?\.|(head\.)?)([a-z_]+)=([0-9.]+)", change)
+    if not match:
+        raise SpecError(f"cannot read the change {change!r}; expected one such as conv6-8.weight_copies=4 or head.centre_scale=1")
+    first, last, head, field, text = match.groups()
+    try:
+        value = float(text) if "." in text else int(text)
+    except ValueError:
+        raise SpecError(f"{change}: {text!r} is no number") from None
+    where: Any = LayerSpec if first else HeadSpec if head else ModelSpec
+    known = [f.name for f in fields(where) if f.name not in ("layers", "head", "name", "about", "anchors")]
+    if field not in known:
+        raise SpecError(f"{change}: no field {field!r} there; there are {', '.join(known)}")
+    if head:
+        return replace(spec, head=replace(spec.head, centre_scale=float(value)))
+    if not first:
+        return from_dict({**to_dict(spec), field: value}, source=change)
+    numbers = range(int(first), int(last or first) + 1)
+    if not numbers:
+        raise SpecError(f"{change}: the range of layers is empty")
+    return with_layers(spec, spec.name, {number: {field: value} for number in numbers})  # type: ignore[dict-item]

@@ -62,3 +62,20 @@ def test_schedules() -> None:
     assert learning_rate(cosine, 1300) == pytest.approx(2e-5)
     step = Recipe(spec, steps=100, schedule=Schedule("step", warmup_steps=0, milestones=(30, 60), factor=0.1))
     assert [learning_rate(step, n) for n in (0, 29, 30, 60)] == pytest.approx([2e-3, 2e-3, 2e-4, 2e-5])
+
+
+def test_a_recipe_for_another_model() -> None:
+    mine = recipes.load("first-light")
+    pact = recipes.with_model(mine, spec="table6/dupnet-l+pact")
+    assert pact.spec == zoo.get("table6/dupnet-l+pact") and pact.network == mine.network
+    assert recipes.with_model(mine, spec="table6/dupnet-l").network.activation == "hwgq"
+    assert recipes.with_model(mine, spec="table6/dupnet-l", activation="pact").network.activation == "pact"
+    assert recipes.with_model(mine, spec="ifq-tinier-yolo").network.activation == mine.network.activation
+    assert recipes.with_model(mine) == mine
+
+
+def test_a_recipe_may_name_a_row_or_changes(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    for name in ("table2/a4w4-4x", "tinier-yolo-half:conv1.map_copies=2"):
+        path.write_text(f'spec = "{name}"\nsteps = 3\n')
+        assert recipes.load(path).spec == zoo.get(name)

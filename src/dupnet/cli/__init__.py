@@ -21,6 +21,7 @@ VERBS = {
     "detect": "Find faces in photos.",
     "evaluate": "Measure a model on the WIDER FACE benchmark.",
     "inspect": "Show what is in a packed model.",
+    "zoo": "List the models that have names, and the paper's numbers.",
     "cost": "Count bytes, operations and memory of a model.",
     "train": "Train a network by a recipe.",
     "convert": "Turn a checkpoint into a packed model, without loss.",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import click
 
@@ -16,10 +15,13 @@ from dupnet.cli.parameters import SIZE_HW
 @click.option("--size", type=SIZE_HW, default="608x608", show_default=True, help="Width x height of the network's input.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: the totals, and a list of layers.")
 def command(model: str, size: tuple[int, int], as_json: bool) -> None:
-    """Print what MODEL costs: a name from the zoo, or a spec as a TOML file."""
-    from dupnet import cost, spec, zoo
+    """Print what MODEL costs: a name that `dupnet zoo` lists, a spec as a TOML file, or either with changes.
 
-    result = cost.count(spec.load(model) if Path(model).suffix == ".toml" else zoo.get(model), size)
+    Changes stand behind a colon, such as tinier-yolo-half:conv6-8.weight_copies=4,conv2.map_copies=4; `dupnet zoo --help` tells more.
+    """
+    from dupnet import cost, zoo
+
+    result = cost.count(zoo.get(model), size)
     if as_json:
         totals = {key: value for key, value in asdict(result.total).items() if key != "name"}
         layers = [asdict(layer) for layer in result.layers]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -12,6 +13,10 @@ import click
 @click.argument("recipe")
 @click.option(
     "--data", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Data set in WIDER FACE's layout."
+)
+@click.option("--spec", help="Train this model instead of the recipe's: a name that `dupnet zoo` lists, or a TOML file, also with changes.")
+@click.option(
+    "--activation", type=click.Choice(["hwgq", "pact"]), help="Quantizer of the activations.  [default: the recipe's, or the row's]"
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the run.  [default: runs/RECIPE]")
 @click.option(
@@ -25,9 +30,21 @@ import click
 @click.option("--compile", is_flag=True, help="Fuse the network with torch.compile.")
 @click.option("--measure", is_flag=True, help="Only print images/s of the bare network and of the whole loop.")
 def command(
-    recipe: str, data: Path, out: Path | None, cache: Path | None, resume: bool, device: str, workers: int, compile: bool, measure: bool
+    recipe: str,
+    data: Path,
+    spec: str | None,
+    activation: Literal["hwgq", "pact"] | None,
+    out: Path | None,
+    cache: Path | None,
+    resume: bool,
+    device: str,
+    workers: int,
+    compile: bool,
+    measure: bool,
 ) -> None:
     """Train by RECIPE: a TOML file, or the name of one that ships.
+
+    With --spec and a row of the paper's tables, such as table6/dupnet+pact, the activations are that row's.
 
     The run's folder gets checkpoint.pt (to resume), network.pt (the result, for `dupnet convert`), metrics.csv and
     TensorBoard events. For several processes or machines: torchrun --nproc-per-node 2 -m dupnet train ...
@@ -35,8 +52,8 @@ def command(
     from dupnet.training import loop
     from dupnet.training import recipe as recipes
 
-    checked = recipes.load(recipe)
-    out = out or Path("runs") / Path(recipe).stem
+    checked = recipes.with_model(recipes.load(recipe), spec=spec, activation=activation)
+    out = out or Path("runs") / (Path(recipe).stem + (f"-{re.sub('[^A-Za-z0-9.=+-]', '-', spec)}" if spec else ""))
     how: dict[str, Any] = {"cache": cache, "device": device, "workers": workers, "compile": compile}
     if measure:
         rates = loop.measure(checked, loop.Run(data, out, **how))

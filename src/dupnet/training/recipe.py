@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import tomllib
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from dupnet import checked, zoo
+from dupnet import checked, paper, zoo
 from dupnet import spec as model_spec
 from dupnet.data.augmentation import Augmentation
 from dupnet.errors import SpecError
@@ -60,7 +60,7 @@ class Recipe:
     """One training run.
 
     Attributes:
-        spec: what is trained; in TOML a name from the zoo, a path to a spec, or a table.
+        spec: what is trained; in TOML a name that `dupnet.zoo.get` knows, a path to a spec, or a table.
         steps: optimizer steps; `batch` crops each (per process).
         batch: crops of one process and step.
         seed: of initial weights and of every crop.
@@ -131,6 +131,24 @@ def from_dict(table: dict[str, Any], *, source: str = "recipe") -> Recipe:
         return recipe
     except SpecError as error:
         raise SpecError(f"{source}: {error}") from None
+
+
+def with_model(recipe: Recipe, *, spec: str | None = None, activation: Literal["hwgq", "pact"] | None = None) -> Recipe:
+    """The recipe for another model.
+
+    Args:
+        recipe: what stays.
+        spec: a name that `dupnet.zoo.get` knows; None for the recipe's own. A row of the paper's tables brings its activation along.
+        activation: `"hwgq"` or `"pact"`; None for the row's, or the recipe's.
+
+    Example:
+        >>> changed = with_model(load("first-light"), spec="table6/dupnet-l")
+        >>> changed.spec.name, changed.network.activation
+        ('table6/dupnet-l', 'hwgq')
+    """
+    row = paper.row(spec) if spec else None
+    network = replace(recipe.network, activation=activation or (row.activation if row else recipe.network.activation))
+    return replace(recipe, spec=zoo.get(spec) if spec else recipe.spec, network=network)
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

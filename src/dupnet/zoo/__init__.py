@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
+from dupnet import paper
 from dupnet import spec as _spec
 from dupnet.errors import SpecError
 
@@ -19,16 +21,32 @@ def names() -> list[str]:
 def get(name: str) -> _spec.ModelSpec:
     """The spec of that name.
 
+    Args:
+        name: one of `names()`; or a row of the paper's tables (`dupnet.paper.rows`), such as `table4/conv2-3`; or a TOML file, which ends
+            in `.toml`; or any of them with changes behind a colon, such as `tinier-yolo-half:conv6-8.weight_copies=4`
+            (`dupnet.spec.derive`).
+
     Raises:
-        SpecError: no such spec; the message lists the names.
+        SpecError: no such spec; the message lists the names. Or the changes make no model.
 
     Example:
         >>> get("dupnet-tinier-yolo").layers[6].weight_copies
         4
+        >>> get("table2/a4w4-8x").layers[6]
+        LayerSpec(filters=256, kernel=3, pool=1, weight_bits=4, input_bits=4, weight_copies=8, map_copies=1)
     """
-    if name not in names():
-        raise SpecError(f"no model {name!r} in the zoo; it holds {', '.join(names())}")
-    return _spec.load(_HERE / f"{name}.toml")
+    if name in names():
+        return _spec.load(_HERE / f"{name}.toml")
+    if name.endswith(".toml"):
+        return _spec.load(name)
+    if row := paper.row(name):
+        about = f"{row.table.capitalize().replace('e', 'e ', 1)} of the paper: {row.spec}"
+        return replace(get(row.spec), name=name, about=about)
+    base, colon, changes = name.rpartition(":")
+    if colon:
+        return _spec.derive(get(base), changes)
+    tables = ", ".join(dict.fromkeys(row.table for row in paper.rows()))
+    raise SpecError(f"no model {name!r} in the zoo; it holds {', '.join(names())}, and the rows of {tables} (dupnet zoo lists them)")
 
 
 def model_names() -> list[str]:
