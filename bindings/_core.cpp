@@ -14,6 +14,9 @@
 #include <memory>
 #include <mutex>
 #include <new>
+#include <set>
+#include <sstream>
+#include <string>
 #include <vector>
 
 #include "dupnet.h"
@@ -74,12 +77,12 @@ class Model {
 public:
     Model(nb::bytes data, const std::string &kernels) : data(std::move(data)) {
         check(dn_model_open(this->data.c_str(), this->data.size(), &model));
-        const char *wanted = kernels.empty() ? std::getenv("DUPNET_KERNELS") : kernels.c_str();
-        if (wanted && *wanted && dn_model_use_kernels(&model, wanted) != DN_OK) {
-            std::string known, text = std::string("no kernels ") + wanted + " run here; this build has";
-            for (size_t i = 0; const char *name = dn_kernels_name(i); i++) known += std::string(" ") + name;
-            throw nb::value_error((text + known).c_str());
-        }
+        const char *variable = kernels.empty() ? std::getenv("DUPNET_KERNELS") : nullptr;
+        choose_kernels(variable ? variable : kernels);
+        size_t bytes;
+        check(dn_model_prepared_bytes(&model, &bytes));
+        prepared.grow(bytes);
+        check(dn_model_prepare(&model, prepared.bytes.get(), prepared.size));
     }
 
     auto detect(Photo image, int size, float score, float iou, int threads) {
@@ -144,6 +147,25 @@ public:
 private:
     static dn_workers workers(int threads) { return {threads, dupnet::Pool::run, nullptr}; }
 
+    // "name" forces those kernels, "-name,-name" forbids some, "" leaves the choice to the core.
+    void choose_kernels(const std::string &wanted) {
+        std::set<std::string> known, forbidden;
+        std::string listed;
+        for (size_t i = 0; const char *name = dn_kernels_name(i); i++) known.insert(name), listed += std::string(" ") + name;
+        std::istringstream words(wanted);
+        for (std::string word; std::getline(words, word, ',');) {
+            bool forbids = word[0] == '-';
+            std::string name = word.substr(forbids);
+            if (forbids && known.count(name) && name != dn_kernels_name(0))
+                forbidden.insert(name);
+            else if (forbids || word != wanted || dn_model_use_kernels(&model, name.c_str()) != DN_OK)
+                throw nb::value_error(("no kernels " + word + " run here; this build has" + listed).c_str());
+        }
+        if (forbidden.empty()) return;
+        for (size_t i = 0; const char *name = dn_kernels_name(i); i++)
+            if (!forbidden.count(name)) dn_model_use_kernels(&model, name);  // the last that runs here stays
+    }
+
     // Called from C, through which no exception may fly.
     static void copy_map(void *context, const dn_map *map) {
         Maps &maps = *static_cast<Maps *>(context);
@@ -193,6 +215,7 @@ private:
     }
 
     nb::bytes data;
+    Arena prepared;
     std::mutex mutex;
     std::vector<Arena> arenas;
 };
@@ -215,7 +238,8 @@ auto resize(Photo image, size_t rows, size_t columns) {
 
 std::vector<std::string> kernels() {
     std::vector<std::string> names;
-    for (size_t i = 0; const char *name = dn_kernels_name(i); i++) names.push_back(name);
+    for (size_t i = 0; const char *name = dn_kernels_name(i); i++)
+        if (dn_kernels_run_here(i)) names.push_back(name);
     return names;
 }
 
@@ -226,7 +250,8 @@ NB_MODULE(_core, m) {
 
     nb::class_<Model>(m, "Model", "A packed file, checked and ready to run. Threads may share it.")
         .def(nb::init<nb::bytes, const std::string &>(), "data"_a, "kernels"_a = "",
-             "Check a packed file. `kernels`, or the environment variable DUPNET_KERNELS, names other kernels than the fastest, for tests.")
+             "Check a packed file. `kernels`, or the environment variable DUPNET_KERNELS, names other kernels than the fastest, for tests; "
+             "`-name,-name` forbids some.")
         .def("detect", &Model::detect, "photo"_a.noconvert(), nb::kw_only(), "size"_a, "score"_a, "iou"_a, "threads"_a = 1,
              "Find boxes in a photo `(h, w, 3) uint8`, contiguous: `(n, 4) float32` x1 y1 x2 y2 and `(n,) float32` scores, the best first.")
         .def("run", &Model::run, "input_map"_a.noconvert(), nb::kw_only(), "threads"_a = 1,
@@ -234,11 +259,12 @@ NB_MODULE(_core, m) {
              "grid, int32.")
         .def("arena_bytes", &Model::arena_bytes, "width"_a, "height"_a, nb::kw_only(), "size"_a, "threads"_a = 1,
              "Bytes of memory that `detect` works in for a photo of this size.")
+        .def_prop_ro("kernels", [](const Model &m) { return std::string(dn_model_kernels(&m.model)); })
         .def_prop_ro("name", [](const Model &m) { return std::string(m.model.name); })
         .def_prop_ro("stride", [](const Model &m) { return m.model.stride; })
         .def_prop_ro("default_size", [](const Model &m) { return m.model.default_size; })
         .def_prop_ro("default_score", [](const Model &m) { return m.model.default_score; });
 
     m.def("resize", &resize, "photo"_a.noconvert(), "rows"_a, "columns"_a, "Resize a photo `(h, w, 3) uint8` to `(rows, columns, 3)`.");
-    m.def("kernels", &kernels, "Names of the kernels in this build, the slowest first.");
+    m.def("kernels", &kernels, "Names of the kernels that run here, the slowest first.");
 }

@@ -21,10 +21,15 @@ const dn_kernels *dn_kernels_find(const char *name) {
 
 const char *dn_kernels_name(size_t index) { return index < TABLE_LENGTH ? table[index]->name : NULL; }
 
+int dn_kernels_run_here(size_t index) { return index < TABLE_LENGTH && table[index]->runs_here(); }
+
+const char *dn_model_kernels(const dn_model *model) { return model->kernels->name; }
+
 dn_status dn_model_use_kernels(dn_model *model, const char *name) {
     if (!model || !name) return DN_NULL_ARGUMENT;
     const dn_kernels *kernels = dn_kernels_find(name);
     if (!kernels) return DN_UNKNOWN_KERNELS;
     model->kernels = kernels;
+    model->prepared = NULL;
     return DN_OK;
 }

@@ -1,9 +1,8 @@
 /* Private to the core: what its files share.
  *
  * The bit convention, stated once: whatever is packed is packed bytewise; element i is bit i mod 8 of byte i div 8. So
- * AND and popcount give the same sums for every byte order and word width. A map of levels holds for each pixel
- * `bits` planes of dn_bytes(channels) bytes; the input map alone is plain: 3 bytes a pixel. Bits past the last channel
- * are 0 in every map.
+ * AND and popcount give the same sums for every byte order and word width. How a map of levels lies in memory is for the
+ * kernels to choose (dn_layout).
  *
  * Sizes are computed in uint64_t: the limits of dupnet.h and docs/format.md keep each of them below 2^50. */
 #ifndef DN_IMPL_H
@@ -18,22 +17,47 @@ extern "C" {
 #define DN_RESTRICT restrict
 #endif
 
-enum { DN_ALIGN = 64 };  /* bytes: of each block in the arena */
+enum {
+    DN_ALIGN = 64, /* bytes: of each block in the arena */
+    DN_SLACK = 64  /* bytes that can be read after each map but the input map */
+};
 
-/* One instruction set's way to compute a stage. */
+/* How a map of levels lies in memory: pixel by pixel, row-major. */
+typedef enum dn_layout {
+    DN_PLANES, /* for each pixel input_bits planes of dn_bytes(channels) bytes; bits past the last channel are 0 */
+    DN_BYTES   /* for each pixel one byte a channel; the input map always lies so */
+} dn_layout;
+
+/* A stage on its way from one map to the next. */
+typedef struct dn_conv {
+    const dn_stage *stage;
+    const uint8_t *in;    /* the whole input map; DN_SLACK bytes after it can be read if `stage` is not the first */
+    void *out;            /* the whole output map: levels, or int32_t [filters][rows][columns] in the last stage */
+    const void *prepared; /* what `prepare` wrote */
+    size_t rows, columns; /* of the input map */
+    dn_layout in_layout, out_layout;
+} dn_conv;
+
+/* One instruction set's way to compute a stage. Where the shape of a stage is not covered, its functions call those of
+ * dn_kernels_portable, which can do everything. */
 typedef struct dn_kernels {
     const char *name;
     int (*runs_here)(void);
 
+    /* Of all maps of levels that these kernels write. */
+    dn_layout layout;
+
+    /* The weights and thresholds in the order in which the kernels want them: bytes, and the work. Both are done once, when
+     * the model is opened or when a call begins. `prepared` is aligned to DN_ALIGN. */
+    uint64_t (*prepared_bytes)(const dn_stage *stage);
+    void (*prepare)(const dn_stage *stage, void *prepared);
+
     /* Bytes of scratch memory for one call of `conv_rows` on a map of so many columns. */
     uint64_t (*scratch_bytes)(const dn_stage *stage, size_t columns);
 
-    /* Compute rows first .. last - 1 of the output map: convolution, max-pool, thresholds.
-     *   in       the stage's whole input map, `rows` x `columns`; plain bytes if the stage is the first (in_plain)
-     *   scratch  aligned to DN_ALIGN
-     *   out      the whole output map: levels, or int32_t [filters][rows][columns] in the last stage */
-    void (*conv_rows)(const dn_stage *stage, const uint8_t *in, int in_plain, size_t rows, size_t columns, size_t first, size_t last,
-                      void *scratch, void *out);
+    /* Compute rows first .. last - 1 of the output map: convolution, max-pool, thresholds. Calls for other rows of the same
+     * map may run at the same time. `scratch` is aligned to DN_ALIGN; nothing in it is kept between calls. */
+    void (*conv_rows)(const dn_conv *conv, size_t first, size_t last, void *scratch);
 } dn_kernels;
 
 extern const dn_kernels dn_kernels_portable;
@@ -82,6 +106,12 @@ static inline void *dn_block(uint8_t *base, uint64_t *used, uint64_t bytes) {
 }
 
 static inline size_t dn_bytes(size_t bits) { return (bits + 7) / 8; }
+
+/* Bytes of one pixel of a map of levels. */
+static inline uint64_t dn_pixel_bytes(size_t bits, size_t channels, dn_layout layout) {
+    return layout == DN_BYTES ? channels : (uint64_t)bits * dn_bytes(channels);
+}
+
 static inline size_t dn_min(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t dn_max(size_t a, size_t b) { return a > b ? a : b; }
 

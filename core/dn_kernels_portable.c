@@ -71,13 +71,13 @@ static void fill_offsets(const dn_stage *stage, work *w) {
 }
 
 /* X of one row of the map; `row` is NULL above and below it, where zeros stand. */
-static void unpack_row(const dn_stage *stage, const work *w, const uint8_t *row, int plain, size_t columns, int16_t *out) {
+static void unpack_row(const dn_stage *stage, const work *w, const uint8_t *row, dn_layout layout, size_t columns, int16_t *out) {
     size_t plane = dn_bytes(stage->in_channels), planes = stage->input_bits;
     memset(out, 0, w->channels * w->pitch * sizeof *out);
     if (!row) return;
     for (size_t c = 0; c < stage->in_channels; c++) {
         int16_t *to = out + c % w->channels * w->pitch + stage->kernel / 2;
-        if (plain) {
+        if (layout == DN_BYTES) {
             for (size_t x = 0; x < columns; x++) to[x] = (int16_t)(to[x] + row[x * stage->in_channels + c]);
         } else {
             const uint8_t *from = row + c / 8;
@@ -157,9 +157,17 @@ static void count_thresholds(const dn_stage *stage, size_t filter, const int32_t
     }
 }
 
-/* Write a group's byte of each plane, for one row. `out` is that byte of plane 0 of the first pixel. */
-static void pack_group(const dn_stage *stage, const uint8_t *levels, size_t group, size_t columns, uint8_t *out) {
+/* Write a group's levels of one row. `out` is the first pixel. */
+static void write_group(const dn_conv *conv, const uint8_t *levels, size_t first, size_t group, size_t columns, uint8_t *out) {
+    const dn_stage *stage = conv->stage;
+    if (conv->out_layout == DN_BYTES) {
+        out += first;
+        for (size_t x = 0; x < columns; x++, out += stage->filters)
+            for (size_t f = 0; f < group; f++) out[f] = levels[f * columns + x];
+        return;
+    }
     size_t plane = dn_bytes(stage->filters);
+    out += first / 8;
     for (size_t x = 0; x < columns; x++)
         for (size_t p = 0; p < stage->output_bits; p++, out += plane) {
             unsigned byte = 0;
@@ -169,8 +177,10 @@ static void pack_group(const dn_stage *stage, const uint8_t *levels, size_t grou
 }
 
 /* Output rows first .. last - 1, for which X is unpacked; the filters in groups. */
-static void conv_band(const dn_stage *stage, const work *w, size_t rows, size_t columns, size_t first, size_t last, void *out) {
-    size_t out_rows = rows / stage->pool, out_columns = columns / stage->pool, plane = dn_bytes(stage->filters);
+static void conv_band(const dn_conv *conv, const work *w, size_t first, size_t last) {
+    const dn_stage *stage = conv->stage;
+    size_t columns = conv->columns, out_rows = conv->rows / stage->pool, out_columns = columns / stage->pool;
+    size_t pixel = (size_t)dn_pixel_bytes(stage->output_bits, stage->filters, conv->out_layout);
     for (size_t f0 = 0; f0 < stage->filters; f0 += GROUP) {
         size_t group = dn_min(GROUP, stage->filters - f0);
         for (size_t f = 0; f < group; f++) unpack_weights(stage, w, f0 + f, w->weights + f * w->taps);
@@ -184,32 +194,42 @@ static void conv_band(const dn_stage *stage, const work *w, size_t rows, size_t 
                 if (stage->output_bits)
                     count_thresholds(stage, f0 + f, w->sums, out_columns, w->levels + f * out_columns);
                 else
-                    memcpy((int32_t *)out + ((f0 + f) * out_rows + y) * out_columns, w->sums, out_columns * sizeof(int32_t));
+                    memcpy((int32_t *)conv->out + ((f0 + f) * out_rows + y) * out_columns, w->sums, out_columns * sizeof(int32_t));
             }
-            if (stage->output_bits)
-                pack_group(stage, w->levels, group, out_columns, (uint8_t *)out + y * out_columns * stage->output_bits * plane + f0 / 8);
+            if (stage->output_bits) write_group(conv, w->levels, f0, group, out_columns, (uint8_t *)conv->out + y * out_columns * pixel);
         }
     }
 }
 
-static void conv_rows(const dn_stage *stage, const uint8_t *in, int in_plain, size_t rows, size_t columns, size_t first, size_t last,
-                      void *scratch, void *out) {
+static void conv_rows(const dn_conv *conv, size_t first, size_t last, void *scratch) {
+    const dn_stage *stage = conv->stage;
+    size_t columns = conv->columns;
     work w;
     lay_out(stage, columns, (uint8_t *)scratch, &w);
     fill_offsets(stage, &w);
-    size_t pixel = in_plain ? stage->in_channels : stage->input_bits * dn_bytes(stage->in_channels), border = stage->kernel / 2;
+    size_t pixel = (size_t)dn_pixel_bytes(stage->input_bits, stage->in_channels, conv->in_layout), border = stage->kernel / 2;
     size_t band = BAND_ROWS / stage->pool;
     for (; first < last; first += band) {
         size_t end = dn_min(first + band, last), needed = (end - first) * stage->pool + stage->kernel - 1;
         for (size_t i = 0; i < needed; i++) {
             size_t y = first * stage->pool + i; /* row y - border of the map */
-            const uint8_t *row = y >= border && y - border < rows ? in + (y - border) * columns * pixel : NULL;
-            unpack_row(stage, &w, row, in_plain, columns, w.in + i * w.channels * w.pitch);
+            const uint8_t *row = y >= border && y - border < conv->rows ? conv->in + (y - border) * columns * pixel : NULL;
+            unpack_row(stage, &w, row, conv->in_layout, columns, w.in + i * w.channels * w.pitch);
         }
-        conv_band(stage, &w, rows, columns, first, end, out);
+        conv_band(conv, &w, first, end);
     }
+}
+
+static uint64_t prepared_bytes(const dn_stage *stage) {
+    (void)stage;
+    return 0;
+}
+
+static void prepare(const dn_stage *stage, void *prepared) {
+    (void)stage;
+    (void)prepared;
 }
 
 static int runs_here(void) { return 1; }
 
-const dn_kernels dn_kernels_portable = {"portable", runs_here, scratch_bytes, conv_rows};
+const dn_kernels dn_kernels_portable = {"portable", runs_here, DN_PLANES, prepared_bytes, prepare, scratch_bytes, conv_rows};

@@ -1,8 +1,9 @@
 /* Walks the stages over the caller's arena.
  *
- * The arena holds two things. First the maps: map 0 (the input map), 2, 4, ... start at the low end, maps 1, 3, 5, ... end at the
+ * The arena holds three things. First the maps: map 0 (the input map), 2, 4, ... start at the low end, maps 1, 3, 5, ... end at the
  * high end, so a stage's input and output never meet and the largest pair of neighbours is all the room that is needed.
- * Then scratch memory, used in turn by the resize, the kernels and the head. Before this file: dn_model.c; beside it:
+ * Then scratch memory, used in turn by the resize, the kernels and the head. Then the prepared weights, unless the caller has them
+ * elsewhere. Before this file: dn_model.c; beside it:
  * dn_image.c, the kernels, dn_head.c. */
 #include "dn_impl.h"
 
@@ -12,7 +13,7 @@ enum { PIXEL_BYTES = 3 };
 
 /* Where things are in an arena, in bytes from its start. */
 typedef struct plan {
-    uint64_t maps, scratch, total;
+    uint64_t maps, scratch, prepared, total;
     uint64_t scratch_step; /* scratch memory of one worker */
     size_t workers;
     int whole; /* the input map and the grid are in the arena; else the caller has them */
@@ -27,7 +28,17 @@ static uint64_t map_bytes(const dn_model *model, int i, size_t rows, size_t colu
     uint64_t cells = (uint64_t)rows * columns;
     for (int s = 0; s < i; s++) cells /= (uint64_t)model->stages[s].pool * model->stages[s].pool;
     if (!stage->output_bits) return whole ? cells * stage->filters * sizeof(int32_t) : 0;
-    return cells * stage->output_bits * dn_bytes(stage->filters);
+    return cells * dn_pixel_bytes(stage->output_bits, stage->filters, model->kernels->layout) + DN_SLACK;
+}
+
+/* Bytes of all stages' prepared weights, each in a block of its own; do the work if there is memory. */
+static uint64_t prepare(const dn_model *model, uint8_t *memory) {
+    uint64_t used = 0;
+    for (int i = 0; i < model->stage_count; i++) {
+        void *block = dn_block(memory, &used, model->kernels->prepared_bytes(&model->stages[i]));
+        if (block) model->kernels->prepare(&model->stages[i], block);
+    }
+    return used;
 }
 
 /* The larger of `most` and a block of `bytes`. */
@@ -38,7 +49,7 @@ static uint64_t widest(uint64_t most, uint64_t bytes) {
 }
 
 static plan make_plan(const dn_model *model, size_t rows, size_t columns, const dn_workers *workers, int whole) {
-    plan p = {0, 0, 0, 0, worker_count(workers), whole};
+    plan p = {0, 0, model->prepared ? 0 : prepare(model, NULL), 0, 0, worker_count(workers), whole};
     size_t wide = columns;
     for (int i = 0; i < model->stage_count; i++) {
         uint64_t pair = 0;
@@ -49,7 +60,7 @@ static plan make_plan(const dn_model *model, size_t rows, size_t columns, const 
         wide /= model->stages[i].pool;
     }
     p.scratch = p.scratch_step * p.workers;
-    p.total = p.maps + p.scratch;
+    p.total = p.maps + p.scratch + p.prepared;
     return p;
 }
 
@@ -58,7 +69,7 @@ static plan plan_detection(const dn_model *model, size_t width, size_t height, c
     size_t stride = (size_t)model->stride;
     p.scratch_step = widest(p.scratch_step, dn_resize_scratch_bytes(width, height, view->scaled_height, view->scaled_width));
     p.scratch = widest(p.scratch_step * p.workers, dn_head_scratch_bytes(model, view->rows / stride, view->columns / stride));
-    p.total = p.maps + p.scratch;
+    p.total = p.maps + p.scratch + p.prepared;
     return p;
 }
 
@@ -77,39 +88,43 @@ static void share(const dn_workers *workers, size_t count, dn_task task, void *c
 
 /* One stage, cut into `parts` bands of rows. */
 typedef struct stage_job {
-    const dn_model *model;
-    const dn_stage *stage;
-    const uint8_t *in;
-    void *out;
+    const dn_kernels *kernels;
+    dn_conv conv;
     uint8_t *scratch;
-    size_t scratch_step, rows, columns, parts;
+    size_t scratch_step, parts;
 } stage_job;
 
 static void stage_task(void *context, int index) {
     const stage_job *job = (const stage_job *)context;
-    size_t part = (size_t)index, rows = job->rows / job->stage->pool;
-    job->model->kernels->conv_rows(job->stage, job->in, job->stage == job->model->stages, job->rows, job->columns, rows * part / job->parts,
-                                   rows * (part + 1) / job->parts, job->scratch + part * job->scratch_step, job->out);
+    size_t part = (size_t)index, rows = job->conv.rows / job->conv.stage->pool;
+    job->kernels->conv_rows(&job->conv, rows * part / job->parts, rows * (part + 1) / job->parts, job->scratch + part * job->scratch_step);
 }
 
 /* All stages. `input` and `grid` are in the arena if the plan is whole. */
 static void run_stages(const dn_model *model, const plan *p, const uint8_t *input, size_t rows, size_t columns, const dn_workers *workers,
                        dn_tap tap, void *tap_context, uint8_t *arena, int32_t *grid) {
-    const uint8_t *in = input;
+    const uint8_t *in = input, *prepared = model->prepared;
     size_t map_rows = rows, map_columns = columns;
+    uint64_t at = 0; /* of the stage's prepared weights */
+    if (!prepared) {
+        prepare(model, arena + p->maps + p->scratch);
+        prepared = arena + p->maps + p->scratch;
+    }
     for (int i = 0; i < model->stage_count; i++) {
         const dn_stage *stage = &model->stages[i];
         uint64_t used = 0;
         dn_block(NULL, &used, map_bytes(model, i + 1, rows, columns, p->whole));
-        uint8_t *out = (i + 1) % 2 ? arena + (p->maps - used) : arena;
-        stage_job job = {model, stage, in, stage->output_bits ? (void *)out : (void *)grid, arena + p->maps, (size_t)p->scratch_step,
-                         map_rows, map_columns, dn_min(p->workers, map_rows / stage->pool)};
+        void *out = !stage->output_bits ? (void *)grid : (i + 1) % 2 ? arena + (p->maps - used) : arena;
+        dn_layout layout = model->kernels->layout;
+        stage_job job = {model->kernels, {stage, in, out, prepared + at, map_rows, map_columns, i ? layout : DN_BYTES, layout},
+                         arena + p->maps, (size_t)p->scratch_step, dn_min(p->workers, map_rows / stage->pool)};
+        dn_block(NULL, &at, model->kernels->prepared_bytes(stage));
         share(workers, job.parts, stage_task, &job);
         map_rows /= stage->pool;
         map_columns /= stage->pool;
-        dn_map map = {job.out, i, stage->output_bits, stage->filters, map_rows, map_columns};
+        dn_map map = {out, i, stage->output_bits, (int)layout, stage->filters, map_rows, map_columns};
         if (tap) tap(tap_context, &map);
-        in = out;
+        in = (const uint8_t *)out;
     }
 }
 
@@ -206,9 +221,27 @@ dn_status dn_run(const dn_model *model, const uint8_t *input_map, size_t rows, s
     return DN_OK;
 }
 
+dn_status dn_model_prepared_bytes(const dn_model *model, size_t *bytes) {
+    if (!model || !bytes) return DN_NULL_ARGUMENT;
+    return dn_arena_size(prepare(model, NULL), bytes);
+}
+
+dn_status dn_model_prepare(dn_model *model, void *memory, size_t bytes) {
+    size_t needed;
+    if (!memory) return DN_NULL_ARGUMENT;
+    dn_status status = dn_model_prepared_bytes(model, &needed);
+    if (status != DN_OK) return status;
+    if (bytes < needed) return DN_ARENA_TOO_SMALL;
+    uint8_t *start = dn_arena_start(memory);
+    prepare(model, start);
+    model->prepared = start;
+    return DN_OK;
+}
+
 int32_t dn_map_value(const dn_map *map, size_t channel, size_t row, size_t column) {
     size_t pixel = row * map->columns + column, plane = dn_bytes(map->channels);
     if (!map->bits) return ((const int32_t *)map->data)[channel * map->rows * map->columns + pixel];
+    if (map->layout == DN_BYTES) return ((const uint8_t *)map->data)[pixel * map->channels + channel];
     const uint8_t *byte = (const uint8_t *)map->data + pixel * (size_t)map->bits * plane + channel / 8;
     int32_t level = 0;
     for (int p = 0; p < map->bits; p++, byte += plane) level |= (*byte >> channel % 8 & 1) << p;

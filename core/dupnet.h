@@ -130,6 +130,7 @@ typedef struct dn_stage {
 /* A packed file after all checks. Caller-owned, about 5 KB, trivially copyable; read-only. */
 typedef struct dn_model {
     const struct dn_kernels *kernels;  /* private */
+    const uint8_t *prepared;           /* private: memory given to dn_model_prepare, or NULL */
     char name[DN_MAX_NAME + 1];        /* UTF-8, zero-terminated */
     int stage_count, anchor_count;
     int stride;                        /* pixels of the input map per cell of the grid, 1 .. 64 */
@@ -169,13 +170,13 @@ typedef struct dn_options {
     dn_workers workers;
 } dn_options;
 
-/* The output map of a stage. Levels are stored pixel by pixel, row-major: for each pixel `bits` planes of
- * ceil(channels / 8) bytes, plane 0 (the lowest bit of the levels) first; channel c is bit c mod 8 of byte c div 8.
+/* The output map of a stage. How levels lie in memory depends on the kernels: read them with dn_map_value.
  * The grid (bits = 0) is int32_t [channels][rows][columns]. */
 typedef struct dn_map {
     const void *data;
     int stage;  /* 0 is the first */
     int bits;
+    int layout; /* private */
     size_t channels, rows, columns;
 } dn_map;
 
@@ -192,8 +193,20 @@ dn_options dn_model_options(const dn_model *model);
 /* Names of the kernels in this build, the slowest ("portable") first; NULL past the end. */
 const char *dn_kernels_name(size_t index);
 
+/* Whether this processor can run them; 0 past the end. */
+int dn_kernels_run_here(size_t index);
+
+/* Name of the kernels that the model uses. */
+const char *dn_model_kernels(const dn_model *model);
+
 /* For tests: use these kernels instead. Fails with DN_UNKNOWN_KERNELS, and changes nothing then. */
 dn_status dn_model_use_kernels(dn_model *model, const char *name);
+
+/* Optional: put weights and thresholds in the order in which the kernels want them once, instead of in each call's arena, which
+ * becomes smaller. `memory` (any alignment, maybe 0 bytes) must stay as long as the model is used. Another choice of kernels
+ * undoes it. */
+dn_status dn_model_prepared_bytes(const dn_model *model, size_t *bytes);
+dn_status dn_model_prepare(dn_model *model, void *memory, size_t bytes);
 
 /* Bytes that `dn_detect` needs for a photo of this size with these options. */
 dn_status dn_model_arena_bytes(const dn_model *model, size_t width, size_t height, const dn_options *options, size_t *bytes);

@@ -149,3 +149,16 @@ def test_unknown_kernels_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DUPNET_KERNELS", "quicker")
     with pytest.raises(ValueError, match="quicker"):
         _core.Model(data)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
+def test_kernels_are_forced_and_forbidden(kernels: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = packed.to_bytes(small_model())
+    monkeypatch.setenv("DUPNET_KERNELS", kernels)
+    assert _core.Model(data).kernels == kernels
+    monkeypatch.setenv("DUPNET_KERNELS", ",".join(f"-{name}" for name in KERNELS[KERNELS.index(kernels) + 1 :]))
+    assert _core.Model(data).kernels == kernels
+    for wrong in ("-quick", f"-{kernels},-quick", f"{kernels},{kernels}", f"{kernels},-{kernels}", "-portable", f"-{kernels},,"):
+        monkeypatch.setenv("DUPNET_KERNELS", wrong)
+        with pytest.raises(ValueError, match=r"no kernels .* run here; this build has portable"):
+            _core.Model(data)

@@ -222,9 +222,28 @@ static void check_calls(const dn_model *model, dn_box *boxes) {
 
     CHECK(!strcmp(dn_kernels_name(0), "portable") && !dn_kernels_name(99));
     CHECK(dn_model_use_kernels(&copy, "portable") == DN_OK);
+    CHECK(dn_model_prepared_bytes(&copy, NULL) == DN_NULL_ARGUMENT && dn_model_prepare(&copy, NULL, 99) == DN_NULL_ARGUMENT);
+    CHECK(!strcmp(dn_model_kernels(&copy), "portable"));
     CHECK(dn_model_use_kernels(&copy, "unheard-of") == DN_UNKNOWN_KERNELS && copy.kernels);
     for (int status = DN_OK; status < DN_STATUS_COUNT; status++) CHECK(strcmp(dn_status_text((dn_status)status), "unknown status"));
     CHECK(!strcmp(dn_status_text(DN_STATUS_COUNT), "unknown status"));
+}
+
+/* Prepared once, at an odd address in exactly the bytes needed: the same sums with every kernel set, in a smaller arena. */
+static void check_prepared(const dn_model *model) {
+    size_t side = 3 * (size_t)model->stride, plain, less, bytes;
+    int64_t expected = run(model, side, side, 1);
+    for (size_t i = 0; dn_kernels_name(i); i++) {
+        dn_model copy = *model;
+        if (dn_model_use_kernels(&copy, dn_kernels_name(i)) != DN_OK) continue;
+        CHECK(run(&copy, side, side, 2) == expected);
+        CHECK(dn_run_arena_bytes(&copy, side, side, NULL, &plain) == DN_OK && dn_model_prepared_bytes(&copy, &bytes) == DN_OK);
+        uint8_t *memory = (uint8_t *)allocate(bytes + 1);
+        CHECK(dn_model_prepare(&copy, memory + 1, bytes - 1) == DN_ARENA_TOO_SMALL);
+        CHECK(dn_model_prepare(&copy, memory + 1, bytes) == DN_OK && run(&copy, side, side, 2) == expected);
+        CHECK(dn_run_arena_bytes(&copy, side, side, NULL, &less) == DN_OK && plain - less <= bytes && (bytes < 64 || plain > less));
+        free(memory);
+    }
 }
 
 int main(int argc, char **argv) {
@@ -247,6 +266,7 @@ int main(int argc, char **argv) {
         size_t side = cells * (size_t)model.stride;
         CHECK(run(&model, side, (size_t)model.stride, 1) == run(&model, side, (size_t)model.stride, 4));
     }
+    check_prepared(&model);
     check_damage(file, length);
     free(file);
     free(all);
