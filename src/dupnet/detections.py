@@ -181,21 +181,22 @@ def iou(a: ArrayLike, b: ArrayLike) -> Boxes:
     return overlap
 
 
-def nms(xyxy: ArrayLike, scores: ArrayLike, *, threshold: float) -> NDArray[np.int64]:
+def nms(xyxy: ArrayLike, scores: ArrayLike, *, threshold: float, most: int | None = None) -> NDArray[np.int64]:
     """Greedy non-maximum suppression (docs/arithmetic.md, "Grid to boxes").
 
     Args:
         xyxy: `(n, 4)` x1 y1 x2 y2.
         scores: `(n,)`; of equal ones the first is taken first.
         threshold: a box goes if its intersection over union with a kept one exceeds this.
+        most: so many boxes are kept at most; None keeps all.
 
     Returns:
         Indices of the kept boxes, by descending score.
     """
     boxes = np.asarray(xyxy, np.float32).reshape(-1, 4)
     rest = np.argsort(-np.asarray(scores, np.float32), kind="stable")
-    kept = []
-    while len(rest):
+    kept: list[np.int64] = []
+    while len(rest) and len(kept) != most:
         best, rest = rest[0], rest[1:]
         kept.append(best)
         rest = rest[iou(boxes[best], boxes[rest])[0] <= threshold]

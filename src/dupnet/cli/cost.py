@@ -18,7 +18,11 @@ def command(model: str, size: tuple[int, int], as_json: bool) -> None:
     """Print what MODEL costs: a name that `dupnet zoo` lists, a spec as a TOML file, or either with changes.
 
     Changes stand behind a colon, such as tinier-yolo-half:conv6-8.weight_copies=4,conv2.map_copies=4; `dupnet zoo --help` tells more.
+    "eresfd" is the float detector EResFD, counted module by module (this needs torch).
     """
+    if model == "eresfd":
+        _eresfd(size, as_json)
+        return
     from dupnet import cost, zoo
 
     result = cost.count(zoo.get(model), size)
@@ -37,3 +41,21 @@ def command(model: str, size: tuple[int, int], as_json: bool) -> None:
             f"{line.effective_macs / 1e6:12.1f}{line.map_bytes / 1024:12.1f}"
         )
     click.echo("\nThe file has a header besides its layers; the total of the maps is the largest layer's (read + written).")
+
+
+def _eresfd(size: tuple[int, int], as_json: bool) -> None:
+    try:
+        from dupnet.nn import eresfd
+    except ImportError:
+        raise click.ClickException('counting EResFD needs torch: pip install "dupnet[train]"') from None
+
+    modules = eresfd.costs(eresfd.EResFD(), size)
+    parameters, macs = sum(module.parameters for module in modules), sum(module.macs for module in modules)
+    if as_json:
+        layers = [module._asdict() for module in modules]
+        click.echo(json.dumps({"model": "eresfd", "size_hw": size, "parameters": parameters, "macs": macs, "layers": layers}, indent=2))
+        return
+    click.echo(f"eresfd at {size[1]}x{size[0]} pixels\n")
+    click.echo(f"{'':28}{'parameters':>12}{'MACs, million':>16}")
+    for name, own, work in (*modules, ("total", parameters, macs)):
+        click.echo(f"{name:28}{own:12,}{work / 1e6:16.2f}")
