@@ -73,6 +73,25 @@ struct Maps {
     bool incomplete = false;  // memory ran out
 };
 
+std::vector<nb::object> arrays_of(std::vector<Map> &maps) {
+    std::vector<nb::object> arrays;
+    for (Map &map : maps)
+        arrays.push_back(map.bits ? nb::cast(numpy(std::move(map.levels), {map.channels, map.rows, map.columns}))
+                                  : nb::cast(numpy(std::move(map.grid), {map.channels, map.rows, map.columns})));
+    return arrays;
+}
+
+// Boxes as `(n, 4)` corners and `(n,)` scores.
+auto found(const dn_box *boxes, size_t count) {
+    std::unique_ptr<float[]> xyxy(new float[4 * count]), scores(new float[count]);
+    for (size_t i = 0; i < count; i++) {
+        const float corners[4] = {boxes[i].x1, boxes[i].y1, boxes[i].x2, boxes[i].y2};
+        std::copy(corners, corners + 4, xyxy.get() + 4 * i);
+        scores[i] = boxes[i].score;
+    }
+    return std::make_pair(numpy(std::move(xyxy), {count, 4}), numpy(std::move(scores), {count}));
+}
+
 class Model {
 public:
     Model(nb::bytes data, const std::string &kernels) : data(std::move(data)) {
@@ -101,14 +120,7 @@ public:
             give_back(std::move(arena));
         }
         check(status);
-        std::unique_ptr<float[]> xyxy(new float[4 * count]), scores(new float[count]);
-        for (size_t i = 0; i < count; i++) {
-            const dn_box &box = boxes[i];
-            const float corners[4] = {box.x1, box.y1, box.x2, box.y2};
-            std::copy(corners, corners + 4, xyxy.get() + 4 * i);
-            scores[i] = box.score;
-        }
-        return std::make_pair(numpy(std::move(xyxy), {count, 4}), numpy(std::move(scores), {count}));
+        return found(boxes.get(), count);
     }
 
     std::vector<nb::object> run(Photo input_map, int threads) {
@@ -126,11 +138,7 @@ public:
         }
         check(status);
         if (maps.incomplete) throw std::bad_alloc();
-        std::vector<nb::object> arrays;
-        for (Map &map : maps.all)
-            arrays.push_back(map.bits ? nb::cast(numpy(std::move(map.levels), {map.channels, map.rows, map.columns}))
-                                      : nb::cast(numpy(std::move(map.grid), {map.channels, map.rows, map.columns})));
-        return arrays;
+        return arrays_of(maps.all);
     }
 
     size_t arena_bytes(size_t width, size_t height, int size, int threads) const {
@@ -220,6 +228,83 @@ private:
     std::vector<Arena> arenas;
 };
 
+// A photo that arrives in rows. One thread at a time may use it; it keeps its model alive (nb::keep_alive).
+class Stream {
+public:
+    Stream(const Model &model, size_t width, size_t height, int size, float score, float iou) : width(width) {
+        dn_options options = {size, score, iou, {0, nullptr, nullptr}};
+        size_t bytes, capacity;
+        check(dn_stream_bytes(&model.model, width, height, &options, &bytes));
+        check(dn_model_boxes_max(&model.model, width, height, &options, &capacity));
+        arena.grow(bytes);
+        boxes.reset(new dn_box[capacity]);
+        check(dn_stream_begin(&model.model, width, height, &options, arena.bytes.get(), arena.size, boxes.get(), capacity, &stream));
+    }
+
+    void feed(Photo rows) {
+        if (rows.shape(1) != width) throw nb::value_error("the rows do not have the photo's width");
+        dn_status status;
+        {
+            nb::gil_scoped_release released;
+            std::lock_guard<std::mutex> lock(mutex);
+            status = dn_feed_rows(stream, rows.data(), rows.shape(0), 3 * width);
+        }
+        check(status);
+    }
+
+    auto end() {
+        size_t count = 0;
+        dn_status status;
+        {
+            nb::gil_scoped_release released;
+            std::lock_guard<std::mutex> lock(mutex);
+            status = dn_stream_end(stream, &count);
+        }
+        check(status);
+        return found(boxes.get(), count);
+    }
+
+    // The maps of one photo, put together from their pieces.
+    static std::vector<nb::object> run(const Model &model, Photo input_map) {
+        Stream stream(model, input_map.shape(1), input_map.shape(0), static_cast<int>(std::max(input_map.shape(0), input_map.shape(1))), 1, 1);
+        std::vector<Map> maps;
+        size_t rows = input_map.shape(0), columns = input_map.shape(1);
+        for (int i = 0; i < model.model.stage_count; i++) {
+            const dn_stage &stage = model.model.stages[i];
+            maps.push_back(Map{stage.output_bits, stage.filters, rows /= stage.pool, columns /= stage.pool, nullptr, nullptr});
+            size_t count = stage.filters * rows * columns;
+            if (stage.output_bits)
+                maps.back().levels.reset(new uint8_t[count]());
+            else
+                maps.back().grid.reset(new int32_t[count]());
+        }
+        check(dn_stream_tap(stream.stream, copy_piece, &maps));
+        stream.feed(input_map);
+        stream.end();
+        return arrays_of(maps);
+    }
+
+private:
+    static void copy_piece(void *context, const dn_map *piece, size_t row, size_t column) {
+        Map &map = (*static_cast<std::vector<Map> *>(context))[static_cast<size_t>(piece->stage)];
+        for (size_t c = 0; c < piece->channels; c++)
+            for (size_t x = 0; x < piece->columns; x++) {
+                size_t at = (c * map.rows + row) * map.columns + column + x;
+                int32_t value = dn_map_value(piece, c, 0, x);
+                if (map.bits)
+                    map.levels[at] = static_cast<uint8_t>(value);
+                else
+                    map.grid[at] = value;
+            }
+    }
+
+    const size_t width;
+    Arena arena;
+    std::unique_ptr<dn_box[]> boxes;
+    dn_stream *stream = nullptr;
+    std::mutex mutex;
+};
+
 auto resize(Photo image, size_t rows, size_t columns) {
     dn_photo photo = {image.data(), image.shape(1), image.shape(0), 3 * image.shape(1)};
     size_t bytes;
@@ -264,6 +349,14 @@ NB_MODULE(_core, m) {
         .def_prop_ro("stride", [](const Model &m) { return m.model.stride; })
         .def_prop_ro("default_size", [](const Model &m) { return m.model.default_size; })
         .def_prop_ro("default_score", [](const Model &m) { return m.model.default_score; });
+
+    nb::class_<Stream>(m, "Stream", "A photo that arrives in rows.")
+        .def(nb::init<const Model &, size_t, size_t, int, float, float>(), nb::keep_alive<1, 2>(), "model"_a, "width"_a, "height"_a,
+             nb::kw_only(), "size"_a, "score"_a, "iou"_a)
+        .def("feed", &Stream::feed, "rows"_a.noconvert(), "Feed the next rows `(n, width, 3) uint8`, contiguous.")
+        .def("end", &Stream::end, "The boxes, as `Model.detect` gives them, after the last row.")
+        .def_static("run", &Stream::run, "model"_a, "input_map"_a.noconvert(),
+                    "All maps of an input map, as `Model.run` gives them; the long side is at least 32.");
 
     m.def("resize", &resize, "photo"_a.noconvert(), "rows"_a, "columns"_a, "Resize a photo `(h, w, 3) uint8` to `(rows, columns, 3)`.");
     m.def("kernels", &kernels, "Names of the kernels that run here, the slowest first.");

@@ -5,13 +5,11 @@
 
 #include <string.h>
 
-enum { ONE = 16384 /* the sum of the weights q of one output position */ };
-
 /* The most input positions that one output position reads: w_k > 0 in an open interval of length 2 * max(out, n) / out. */
-static size_t tap_count(size_t n, size_t out) { return dn_min(n, (2 * dn_max(out, n) + out - 1) / out); }
+size_t dn_resize_taps(size_t n, size_t out) { return dn_min(n, (2 * dn_max(out, n) + out - 1) / out); }
 
 /* First input position and weights q [taps] of output position o. Weights beyond the triangle are 0. */
-static size_t fill_taps(size_t n, size_t out, size_t o, size_t taps, uint16_t *q) {
+size_t dn_resize_fill_taps(size_t n, size_t out, size_t o, size_t taps, uint16_t *q) {
     int64_t step = 2 * (int64_t)out, reach = 2 * (int64_t)dn_max(out, n), centre = (2 * (int64_t)o + 1) * (int64_t)n;
     int64_t start = centre - reach + (int64_t)out;
     size_t first = dn_min(start > 0 ? (size_t)(start / step) : 0, n - taps);
@@ -22,7 +20,7 @@ static size_t fill_taps(size_t n, size_t out, size_t o, size_t taps, uint16_t *q
             int64_t w = reach - (distance < 0 ? -distance : distance);
             if (w > 0) sum += w;
             if (pass == 1) {
-                int64_t after = sum * ONE / total;
+                int64_t after = sum * DN_ONE / total;
                 q[i] = (uint16_t)(after - before);
                 before = after;
             }
@@ -45,8 +43,8 @@ typedef struct work {
 /* Lay `w` out over `scratch`, which may be NULL; returns the bytes used. */
 static uint64_t lay_out(size_t width, size_t height, size_t rows, size_t columns, uint8_t *scratch, work *w) {
     uint64_t used = 0;
-    w->across = tap_count(width, columns);
-    w->down = tap_count(height, rows);
+    w->across = dn_resize_taps(width, columns);
+    w->down = dn_resize_taps(height, rows);
     w->first = (uint32_t *)dn_block(scratch, &used, columns * (uint64_t)sizeof(uint32_t));
     w->q = (uint16_t *)dn_block(scratch, &used, columns * (uint64_t)sizeof(uint16_t) * w->across);
     w->q_down = (uint16_t *)dn_block(scratch, &used, w->down * (uint64_t)sizeof(uint16_t));
@@ -64,15 +62,15 @@ static void squeeze_row(const work *w, const uint8_t *row, size_t columns, uint8
     for (size_t x = 0; x < columns; x++, out += 3) {
         const uint8_t *p = row + 3 * (size_t)w->first[x];
         const uint16_t *q = w->q + x * w->across;
-        uint32_t red = ONE / 2, green = ONE / 2, blue = ONE / 2; /* at most 16384 * 255 + 8192 */
+        uint32_t red = DN_ONE / 2, green = DN_ONE / 2, blue = DN_ONE / 2; /* at most 16384 * 255 + 8192 */
         for (size_t i = 0; i < w->across; i++, p += 3) {
             red += (uint32_t)q[i] * p[0];
             green += (uint32_t)q[i] * p[1];
             blue += (uint32_t)q[i] * p[2];
         }
-        out[0] = (uint8_t)(red / ONE);
-        out[1] = (uint8_t)(green / ONE);
-        out[2] = (uint8_t)(blue / ONE);
+        out[0] = (uint8_t)(red / DN_ONE);
+        out[1] = (uint8_t)(green / DN_ONE);
+        out[2] = (uint8_t)(blue / DN_ONE);
     }
 }
 
@@ -81,19 +79,19 @@ void dn_resize_rows(const dn_photo *photo, size_t rows, size_t columns, size_t f
     work w;
     lay_out(photo->width, photo->height, rows, columns, scratch, &w);
     for (size_t x = 0; x < columns; x++)
-        w.first[x] = (uint32_t)fill_taps(photo->width, columns, x, w.across, w.q + x * w.across);
+        w.first[x] = (uint32_t)dn_resize_fill_taps(photo->width, columns, x, w.across, w.q + x * w.across);
     size_t made = 0, wide = 3 * columns; /* rows of the photo below `made` are in the ring, or no longer needed */
     for (size_t y = first; y < last; y++) {
-        size_t top = fill_taps(photo->height, rows, y, w.down, w.q_down);
+        size_t top = dn_resize_fill_taps(photo->height, rows, y, w.down, w.q_down);
         for (made = dn_max(made, top); made < top + w.down; made++)
             squeeze_row(&w, photo->pixels + made * photo->row_bytes, columns, w.ring + made % w.down * wide);
-        for (size_t x = 0; x < wide; x++) w.sums[x] = ONE / 2;
+        for (size_t x = 0; x < wide; x++) w.sums[x] = DN_ONE / 2;
         for (size_t i = 0; i < w.down; i++) {
             const uint8_t *row = w.ring + (top + i) % w.down * wide;
             uint32_t q = w.q_down[i];
             for (size_t x = 0; x < wide; x++) w.sums[x] += q * row[x];
         }
-        for (size_t x = 0; x < wide; x++) out[y * out_row_bytes + x] = (uint8_t)(w.sums[x] / ONE);
+        for (size_t x = 0; x < wide; x++) out[y * out_row_bytes + x] = (uint8_t)(w.sums[x] / DN_ONE);
     }
 }
 

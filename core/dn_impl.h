@@ -66,6 +66,9 @@ extern const dn_kernels dn_kernels_portable;
 const dn_kernels *dn_kernels_best(void);
 const dn_kernels *dn_kernels_find(const char *name);
 
+/* The checks of every call on a photo. */
+dn_status dn_check_call(const dn_model *model, size_t width, size_t height, const dn_options *options);
+
 /* A scaled photo and its input map. */
 typedef struct dn_view {
     size_t scaled_width, scaled_height;
@@ -80,10 +83,40 @@ uint64_t dn_resize_scratch_bytes(size_t width, size_t height, size_t rows, size_
 void dn_resize_rows(const dn_photo *photo, size_t rows, size_t columns, size_t first, size_t last, uint8_t *scratch, uint8_t *out,
                     size_t out_row_bytes);
 
+/* The resize's arithmetic: the most input positions that one output position reads; the first of them and the weights
+ * q [taps] of output position o, which sum to DN_ONE. */
+enum { DN_ONE = 16384 };
+size_t dn_resize_taps(size_t n, size_t out);
+size_t dn_resize_fill_taps(size_t n, size_t out, size_t o, size_t taps, uint16_t *q);
+
 /* Scratch bytes and work of the head: grid -> boxes of the photo. */
 uint64_t dn_head_scratch_bytes(const dn_model *model, size_t grid_rows, size_t grid_columns);
 dn_status dn_head_boxes(const dn_model *model, const int32_t *grid, size_t grid_rows, size_t grid_columns, const dn_photo *photo,
                         const dn_view *view, const dn_options *options, uint8_t *scratch, dn_box *boxes, size_t capacity, size_t *count);
+
+/* Candidates in the caller's array: a heap, the worst on top, from which a better one takes its place when it is full. */
+typedef struct dn_list {
+    dn_box *boxes;
+    size_t capacity, length;
+    int full;  /* something did not fit */
+} dn_list;
+
+/* Work of the head cell by cell: add what one cell holds, cells in any order; then sort, suppress and move to the photo. */
+void dn_head_add(const dn_model *model, const int32_t *sums, size_t row, size_t column, size_t grid_columns, float score, dn_list *list);
+dn_status dn_head_finish(size_t width, size_t height, const dn_view *view, float iou, dn_list *list);
+
+/* The last rows of a map: as many as the kernel of the stage that reads it. */
+typedef struct dn_ring {
+    uint8_t *slots;        /* [kernel][row_bytes], row y in slot y mod kernel */
+    size_t row_bytes;
+    size_t rows, columns;  /* of the map */
+} dn_ring;
+
+/* Scratch bytes and work of row streaming, on sums before the pool: what one place of the map gives, x counting up from 0 in
+ * each row; or a whole row of levels, pooled to the right, and downwards too if it is merged with the row before in `out`. */
+uint64_t dn_row_scratch_bytes(const dn_stage *stage);
+void dn_row_sums(const dn_stage *stage, const dn_ring *ring, int plain, size_t y, size_t x, uint8_t *scratch, int32_t *sums);
+void dn_row_levels(const dn_stage *stage, const dn_ring *ring, int plain, size_t y, int merge, uint8_t *scratch, uint8_t *out);
 
 /* The first address in the arena that is a multiple of DN_ALIGN; sizes that are told to the caller include the way there. */
 static inline uint8_t *dn_arena_start(void *arena) {

@@ -223,6 +223,9 @@ const char *dn_status_text(dn_status status) {
         case DN_ARENA_TOO_SMALL: return "the arena is too small";
         case DN_TOO_LARGE: return "the arena would be larger than this machine's address space";
         case DN_BOXES_FULL: return "there are more boxes than places for them; the best were kept";
+        case DN_TOO_MANY_ROWS: return "more rows were fed than the photo has";
+        case DN_TOO_FEW_ROWS: return "the photo has more rows than were fed";
+        case DN_STREAM_ENDED: return "the photo has ended; begin another one";
         case DN_FILE_TRUNCATED: return "the file ends too early";
         case DN_FILE_MAGIC: return "not a packed model: the file does not start with DNET";
         case DN_FILE_VERSION: return "the format's version is not 1";

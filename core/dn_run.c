@@ -146,7 +146,7 @@ static void resize_task(void *context, int index) {
     for (size_t y = first; y < last; y++) memset(job->out + y * row_bytes + used, 0, row_bytes - used);
 }
 
-static dn_status check_call(const dn_model *model, size_t width, size_t height, const dn_options *options) {
+dn_status dn_check_call(const dn_model *model, size_t width, size_t height, const dn_options *options) {
     if (!model || !options) return DN_NULL_ARGUMENT;
     if (width < 1 || width > DN_MAX_PHOTO_SIDE || height < 1 || height > DN_MAX_PHOTO_SIDE) return DN_BAD_PHOTO_SIZE;
     if (options->size < DN_MIN_SIZE || options->size > DN_MAX_SIZE) return DN_BAD_SIZE;
@@ -160,14 +160,14 @@ static dn_view view_of(const dn_model *model, size_t width, size_t height, const
 }
 
 dn_status dn_model_arena_bytes(const dn_model *model, size_t width, size_t height, const dn_options *options, size_t *bytes) {
-    dn_status status = bytes ? check_call(model, width, height, options) : DN_NULL_ARGUMENT;
+    dn_status status = bytes ? dn_check_call(model, width, height, options) : DN_NULL_ARGUMENT;
     if (status != DN_OK) return status;
     dn_view view = view_of(model, width, height, options);
     return dn_arena_size(plan_detection(model, width, height, &view, &options->workers).total, bytes);
 }
 
 dn_status dn_model_boxes_max(const dn_model *model, size_t width, size_t height, const dn_options *options, size_t *boxes) {
-    dn_status status = boxes ? check_call(model, width, height, options) : DN_NULL_ARGUMENT;
+    dn_status status = boxes ? dn_check_call(model, width, height, options) : DN_NULL_ARGUMENT;
     if (status != DN_OK) return status;
     dn_view view = view_of(model, width, height, options);
     size_t stride = (size_t)model->stride;

@@ -72,6 +72,9 @@ typedef enum dn_status {
     DN_ARENA_TOO_SMALL,
     DN_TOO_LARGE,         /* the arena would be larger than this machine's address space */
     DN_BOXES_FULL,        /* more boxes than `capacity`: the best are there, the rest is missing */
+    DN_TOO_MANY_ROWS,     /* fed more rows than the photo has */
+    DN_TOO_FEW_ROWS,      /* ended before the photo's last row */
+    DN_STREAM_ENDED,      /* fed or ended after the end */
 
     /* The packed file, in the order in which docs/format.md states the rules. */
     DN_FILE_TRUNCATED,
@@ -151,7 +154,8 @@ typedef struct dn_photo {
 /* Coordinates in pixels of the photo, from its top left corner, clipped to it. */
 typedef struct dn_box {
     float x1, y1, x2, y2;
-    float score;  /* 0 .. 1 */
+    float score;     /* 0 .. 1 */
+    uint32_t place;  /* (row * columns + column) * anchors + anchor in the grid; of equal scores the smaller comes first */
 } dn_box;
 
 /* Threads lent by the caller. `run` must call task(context, i) once for each i in 0 .. count - 1, in any order, on any
@@ -215,6 +219,54 @@ dn_status dn_model_arena_bytes(const dn_model *model, size_t width, size_t heigh
  * of them are, and the status is DN_BOXES_FULL. */
 dn_status dn_detect(const dn_model *model, const dn_photo *photo, const dn_options *options, void *arena, size_t arena_bytes,
                     dn_box *boxes, size_t capacity, size_t *count);
+
+/* Detection in a photo that arrives in rows, as a camera delivers them: nothing of the photo but its last rows is ever in
+ * memory, and no map. The boxes are those of `dn_detect`; the arena grows with the width of the photo, not with its height
+ * (docs/core.md, "Row streaming"). One thread; options.workers is ignored.
+ *
+ *     dn_stream *stream;
+ *     size_t bytes, count;
+ *     dn_stream_bytes(&model, width, height, &options, &bytes);
+ *     dn_stream_begin(&model, width, height, &options, arena, bytes, faces, 100, &stream);
+ *     while (read_row(camera, row)) dn_feed_rows(stream, row, 1, 3 * width);
+ *     dn_status status = dn_stream_end(stream, &count);
+ *
+ * A stream lives in its arena: nothing has to be freed, and it may be left before its end. `faces` is where boxes are collected
+ * before suppression, so it needs place for more than will be left: with DN_BOXES_FULL the boxes are the first of those that
+ * `dn_detect` finds. The fastest feed is a photo whose long side is options.size: then nothing is resized. */
+typedef struct dn_stream dn_stream;
+
+/* Bytes of the arena for photos of this size with these options. */
+dn_status dn_stream_bytes(const dn_model *model, size_t width, size_t height, const dn_options *options, size_t *bytes);
+
+/* Begin a photo. `model`, `arena` and `boxes` must stay until the end; nothing else is read later. */
+dn_status dn_stream_begin(const dn_model *model, size_t width, size_t height, const dn_options *options, void *arena, size_t arena_bytes,
+                          dn_box *boxes, size_t capacity, dn_stream **stream);
+
+/* Feed the next `count` rows of RGB pixels, 3 * width bytes each, `row_bytes` apart; they are not read again later.
+ * With DN_TOO_MANY_ROWS none of them was taken. */
+dn_status dn_feed_rows(dn_stream *stream, const uint8_t *pixels, size_t count, size_t row_bytes);
+
+/* The boxes, the best first, are in the array of `dn_stream_begin`. With DN_TOO_FEW_ROWS nothing has ended. */
+dn_status dn_stream_end(dn_stream *stream, size_t *count);
+
+/* For tests: called with each piece of a map that is complete, a row of levels or a cell of the grid (one row, one column), and
+ * its place. The piece is valid during the call. */
+typedef void (*dn_piece_tap)(void *context, const dn_map *piece, size_t row, size_t column);
+dn_status dn_stream_tap(dn_stream *stream, dn_piece_tap tap, void *context);
+
+/* What a part of an arena is for, for inspection. */
+typedef struct dn_part {
+    const char *what;  /* a word or two */
+    int stage;         /* 0 is the first; -1: of no stage */
+    uint64_t bytes;
+} dn_part;
+enum { DN_MAX_PARTS = 2 * DN_MAX_STAGES + 16 };
+
+/* The parts of a stream's arena, at most `capacity` (DN_MAX_PARTS is enough); with up to 63 bytes for its alignment they are
+ * all of it. "rows" are those that a stage reads. */
+dn_status dn_stream_parts(const dn_model *model, size_t width, size_t height, const dn_options *options, dn_part *parts, size_t capacity,
+                          size_t *count);
 
 /* The most boxes that `dn_detect` can find in a photo of this size: cells of the grid times anchors. */
 dn_status dn_model_boxes_max(const dn_model *model, size_t width, size_t height, const dn_options *options, size_t *boxes);
