@@ -1,0 +1,113 @@
+"""Several views of one photo, for any detector: mirrored, at several sizes, their boxes merged.
+
+"Test-time augmentation": it costs a pass of the network a view and no byte of the model. Before this module comes a detector,
+given as a function; after it whoever asked for boxes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dupnet.detections import Boxes, Detections, iou, nms
+
+Find = Callable[[NDArray[np.uint8], int], Detections]
+"""A detector: pixels `(h, w, 3) uint8` RGB and the long side that the network sees, to boxes in the photo's pixels."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """How a photo is looked at.
+
+    Attributes:
+        sizes: long sides in pixels, one pass (two with `flip`) for each.
+        flip: look at the mirrored photo too.
+        vote: merge the boxes of a face by voting (`vote_boxes`) instead of keeping the surest one.
+    """
+
+    sizes: tuple[int, ...]
+    flip: bool = False
+    vote: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.sizes or len(set(self.sizes)) != len(self.sizes):
+            raise ValueError(f"sizes must be different long sides, at least one, not {self.sizes}")
+
+    @property
+    def passes(self) -> int:
+        """Runs of the network for one photo."""
+        return len(self.sizes) * (1 + self.flip)
+
+    def multiply_adds(self, at: Callable[[int], int]) -> int:
+        """Multiply-adds of one photo, given those of a pass at one size."""
+        return (1 + self.flip) * sum(at(size) for size in self.sizes)
+
+
+def detect(find: Find, pixels: NDArray[np.uint8], views: Views, *, threshold: float) -> Detections:
+    """Look at a photo in every view and merge what is found.
+
+    Args:
+        find: the detector.
+        pixels: `(h, w, 3) uint8` RGB.
+        views: which; one plain view is the detector itself, unchanged.
+        threshold: IoU above which two boxes are of the same face.
+
+    Returns:
+        Boxes in the photo's pixels.
+
+    Example:
+        >>> def find(pixels, size):  # finds one box at the left end
+        ...     return Detections([[0, 0, 4, 4]], [0.5])
+        >>> detect(find, np.zeros((8, 10, 3), np.uint8), Views((416,), flip=True), threshold=0.3).xyxy.tolist()
+        [[0.0, 0.0, 4.0, 4.0], [6.0, 0.0, 10.0, 4.0]]
+
+    Source: the default test of S3FD, PyramidBox and EResFD (flip, several scales, box voting).
+    """
+    parts = []
+    for size in views.sizes:
+        parts.append(find(pixels, size))
+        if views.flip:
+            mirrored = find(np.ascontiguousarray(pixels[:, ::-1]), size)
+            width = pixels.shape[1]
+            parts.append(Detections(mirrored.xyxy[:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [width, 0, width, 0], mirrored.scores))
+    if len(parts) == 1 and not views.vote:
+        return parts[0]
+    boxes = np.concatenate([part.xyxy for part in parts])
+    scores = np.concatenate([part.scores for part in parts])
+    if views.vote:
+        return Detections(*vote_boxes(boxes, scores, threshold=threshold), pixels)
+    kept = nms(boxes, scores, threshold=threshold)
+    return Detections(boxes[kept], scores[kept], pixels)
+
+
+def vote_boxes(xyxy: Boxes, scores: NDArray[np.float32], *, threshold: float) -> tuple[Boxes, NDArray[np.float32]]:
+    """Box voting: the surest box and all that overlap it become their mean, weighted by the scores; it keeps the best score.
+
+    Args:
+        xyxy: `(n, 4) float32` x1 y1 x2 y2.
+        scores: `(n,) float32`.
+        threshold: boxes whose IoU with the surest one exceeds this vote with it.
+
+    Returns:
+        Boxes `(m, 4)` and scores `(m,)`, the surest first.
+
+    Example:
+        >>> vote_boxes(np.float32([[0, 0, 4, 4], [1, 0, 5, 4]]), np.float32([0.75, 0.25]), threshold=0.3)[0].tolist()
+        [[0.25, 0.0, 4.25, 4.0]]
+
+    Departs: the published code drops boxes that no other view confirms when several views are merged; they stay here.
+    """
+    order = np.argsort(-scores, kind="stable")
+    boxes, scores = xyxy[order].astype(np.float32), scores[order].astype(np.float32)
+    merged, best = [], []
+    while len(boxes):
+        same = iou(boxes[0], boxes)[0] > threshold
+        same[0] = True  # a box without area does not even overlap itself
+        weights = np.maximum(scores[same], 1e-9)
+        merged.append(weights @ boxes[same] / weights.sum())
+        best.append(scores[0])
+        boxes, scores = boxes[~same], scores[~same]
+    return np.array(merged, np.float32).reshape(-1, 4), np.array(best, np.float32)

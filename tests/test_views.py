@@ -1,0 +1,77 @@
+"""Several views of a photo: where mirrored boxes land, how votes are counted, and that one plain view changes nothing."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from dupnet.detections import Detections, iou
+from dupnet.views import Views, detect, vote_boxes
+
+
+def bright_box(pixels: NDArray[np.uint8], size: int) -> Detections:
+    """A detector that finds the bounding box of what is bright, surer at larger sizes."""
+    ys, xs = np.nonzero(pixels[:, :, 0])
+    if not len(ys):
+        return Detections([], [])
+    return Detections([[xs.min(), ys.min(), xs.max() + 1, ys.max() + 1]], [size / 1000], pixels)
+
+
+@pytest.fixture
+def photo() -> NDArray[np.uint8]:
+    pixels = np.zeros((20, 50, 3), np.uint8)
+    pixels[3:9, 5:15] = 255
+    return pixels
+
+
+def test_one_plain_view_is_the_detector_itself(photo: NDArray[np.uint8]) -> None:
+    given = Detections([[0, 0, 4, 4], [0, 0, 4, 4]], [0.5, 0.4])  # not even suppressed again
+    assert detect(lambda pixels, size: given, photo, Views((320,)), threshold=0.3) is given
+
+
+def test_every_view_sees_the_same_face(photo: NDArray[np.uint8]) -> None:
+    seen = []
+
+    def find(pixels: NDArray[np.uint8], size: int) -> Detections:
+        seen.append((size, bool((pixels == photo).all())))
+        return bright_box(pixels, size)
+
+    views = Views((320, 640), flip=True)
+    for vote in (False, True):
+        found = detect(find, photo, Views(views.sizes, views.flip, vote), threshold=0.3)
+        np.testing.assert_allclose(found.xyxy, [[5, 3, 15, 9]], rtol=1e-6)
+        np.testing.assert_allclose(found.scores, [0.64], rtol=1e-6)
+    assert seen[:4] == [(320, True), (320, False), (640, True), (640, False)]
+    assert views.passes == 4 and views.multiply_adds(lambda size: size) == 2 * 960
+
+
+def test_an_empty_photo_stays_empty() -> None:
+    for vote in (False, True):
+        assert len(detect(bright_box, np.zeros((8, 8, 3), np.uint8), Views((320,), flip=True, vote=vote), threshold=0.3)) == 0
+
+
+def test_sizes_are_checked() -> None:
+    for sizes in ((), (320, 320)):
+        with pytest.raises(ValueError, match="different long sides"):
+            Views(sizes)
+
+
+def test_votes_by_hand() -> None:
+    boxes = np.array([[10, 0, 20, 10], [0, 0, 10, 10], [0, 2, 10, 12], [50, 50, 50, 50]], np.float32)
+    merged, scores = vote_boxes(boxes, np.array([0.2, 0.9, 0.1, 0.05], np.float32), threshold=0.5)
+    np.testing.assert_allclose(merged, [[0, 0.2, 10, 10.2], [10, 0, 20, 10], [50, 50, 50, 50]], rtol=1e-6)
+    np.testing.assert_allclose(scores, [0.9, 0.2, 0.05])
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)), max_size=12))
+def test_votes_stay_inside_what_was_found(rows: list[tuple[int, int, int, int, int]]) -> None:
+    table = np.array(rows, np.float32).reshape(-1, 5)
+    boxes, scores = np.concatenate([table[:, :2], table[:, :2] + table[:, 2:4]], 1), table[:, 4] / 10
+    merged, best = vote_boxes(boxes, scores, threshold=0.4)
+    assert (np.diff(best) <= 0).all() and (not len(best) or best[0] == scores.max())
+    for box in merged:
+        assert (box >= boxes.min(0) - 1e-4).all() and (box <= boxes.max(0) + 1e-4).all()
+        assert iou(box, boxes).max() > 0.3
