@@ -8,24 +8,20 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dupnet import image
 from dupnet.data import wider
 from dupnet.data.sample import Sample
 from dupnet.detections import Detections
 from dupnet.errors import DataError
-from dupnet.evaluation import matching
+from dupnet.evaluation import Detect, matching
 from dupnet.evaluation.matching import FALSE_POSITIVES_PER_PHOTO
 from dupnet.evaluation.outcome import NEVER, Curve, Outcome, PhotoOutcome
-
-Detect = Callable[[NDArray[np.uint8]], Detections]
-"""A detector: RGB photo `(h, w, 3) uint8` to boxes in its pixels."""
 
 LEVELS = ("easy", "medium", "hard")
 Difficulty = dict[str, dict[str, list[int]]]

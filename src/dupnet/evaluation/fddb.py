@@ -1,0 +1,209 @@
+"""The FDDB protocol: discrete and continuous ROC curves over its ten folds, as the official program computes them.
+
+Regions are compared by the pixels that they cover inside the photo (`dupnet.evaluation.regions`), and at each score
+threshold the detections of a photo are matched with its faces one to one, such that the sum of the overlaps is largest.
+docs/evaluation.md tells the rules. No photos are needed, only their sizes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dupnet import image
+from dupnet.data import fddb
+from dupnet.errors import DataError
+from dupnet.evaluation import Detect, predictions, regions
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+OVERLAP = 0.5
+"""A match is a true positive of the discrete score if the overlap is more than this."""
+
+FALSE_POSITIVES = 284
+"""Where papers read the detection rate: about one in ten photos."""
+
+
+@dataclass(frozen=True, eq=False)
+class FddbScores:
+    """Both ROC curves: what is found among the detections of each score and above. One entry a threshold, ascending.
+
+    Attributes:
+        thresholds: `(k,) float64`, every score that occurs.
+        true_positives: `(k,) int64`, faces whose match overlaps by more than 0.5 (the discrete score).
+        overlaps: `(k,) float64`, sum of the overlaps of all matches (the continuous score).
+        false_positives: `(k,) int64`, detections that are no true positives.
+        faces: how many there are to find.
+        photos: how many photos that was measured on.
+        has_empty: whether a photo has no detection; the official files then end in one more row.
+    """
+
+    thresholds: Floats
+    true_positives: Ints
+    overlaps: Floats
+    false_positives: Ints
+    faces: int
+    photos: int
+    has_empty: bool
+
+    def discrete_rate(self, false_positives: float = FALSE_POSITIVES) -> float:
+        """Largest true positive rate at any threshold with at most so many false positives."""
+        return float(self.true_positives[self.false_positives <= false_positives].max(initial=0) / self.faces)
+
+    def continuous_rate(self, false_positives: float = FALSE_POSITIVES) -> float:
+        """Largest sum of overlaps at any threshold with at most so many false positives, divided by the number of faces."""
+        return float(self.overlaps[self.false_positives <= false_positives].max(initial=0) / self.faces)
+
+
+@dataclass(frozen=True, eq=False)
+class PhotoScores:
+    """The same for one photo: what its detections of each of its own scores and above reach; descending thresholds."""
+
+    thresholds: Floats
+    true_positives: Ints
+    overlaps: Floats
+    false_positives: Ints
+
+
+def evaluate(detect: Detect, root: str | Path, *, progress: bool = False) -> tuple[list[fddb.FddbPhoto], list[Floats]]:
+    """Run a detector over FDDB's photos.
+
+    Args:
+        detect: should return boxes down to a low score; what it leaves out cannot count.
+        root: holds the ellipse lists (itself or in `FDDB-folds`) and the photos (itself or in `originalPics`).
+        progress: show a progress bar on stderr.
+
+    Returns:
+        The photos and, for `score`, what was found in each: `(n, 5) float64` x y w h score.
+
+    Raises:
+        DataError: annotations or photos are missing.
+        ImageError: a photo cannot be read.
+    """
+    from tqdm import tqdm
+
+    photos = fddb.read(root)
+    folder = fddb.photo_folder(root, photos)
+    bar = tqdm(photos, unit="photo", disable=not progress)
+    return photos, [predictions.rows(detect(image.read(fddb.photo_path(folder, photo)))) for photo in bar]
+
+
+def score(photos: Sequence[fddb.FddbPhoto], sizes: Sequence[tuple[int, int]], found: Sequence[Floats]) -> FddbScores:
+    """Score what was found in each photo.
+
+    Args:
+        photos: the benchmark's.
+        sizes: height and width of each.
+        found: the detections of each, as from `predictions.read_fddb`: `(n, 5)` boxes or `(n, 6)` ellipses with their scores.
+    """
+    if not len(photos) == len(sizes) == len(found):
+        raise DataError(f"{len(photos)} photos, {len(sizes)} sizes and {len(found)} lists of detections do not fit together")
+    parts = [score_photo(photo.ellipses, size, rows) for photo, size, rows in zip(photos, sizes, found)]
+    # Between two of its own scores a photo counts with what it reached at the higher one. So each curve is the sum of the
+    # photos' steps, from the highest score down.
+    thresholds = np.concatenate([part.thresholds for part in parts])
+    order = np.argsort(-thresholds, kind="stable")
+    ends = np.flatnonzero(np.diff(thresholds[order], append=-np.inf) < 0)[::-1]  # the last step of each score
+
+    def curve(values: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        steps = np.concatenate([np.diff(one, prepend=one.dtype.type(0)) for one in values])
+        return np.cumsum(steps[order])[ends]
+
+    return FddbScores(
+        thresholds=thresholds[order][ends],
+        true_positives=curve([part.true_positives for part in parts]),
+        overlaps=curve([part.overlaps for part in parts]),
+        false_positives=curve([part.false_positives for part in parts]),
+        faces=sum(len(photo.ellipses) for photo in photos),
+        photos=len(photos),
+        has_empty=any(not len(rows) for rows in found),
+    )
+
+
+def score_photo(ellipses: Floats, size_hw: tuple[int, int], rows: Floats) -> PhotoScores:
+    """Score the detections of one photo at each of their scores.
+
+    Args:
+        ellipses: `(m, 5)`, the faces.
+        size_hw: the photo's height and width.
+        rows: `(n, 5)` boxes or `(n, 6)` ellipses with their scores, in any order.
+    """
+    rows = rows[np.argsort(-rows[:, -1], kind="stable")]
+    table = overlap_table(ellipses, size_hw, rows)
+    true_positives, overlaps = np.zeros(len(rows), np.int64), np.zeros(len(rows))
+    # Faces and detections that overlap, directly or over others, form a group. Groups are matched apart, and a group's best
+    # match changes only where one of its own detections comes in.
+    for faces in _groups(table):
+        own = np.flatnonzero(table[faces].any(axis=0))
+        hits, total = _best_matches(table[np.ix_(faces, own)])
+        at = np.searchsorted(own, np.arange(len(rows)), side="right")  # how many of its own are in by then
+        true_positives += np.concatenate([[0], hits])[at]
+        overlaps += np.concatenate([[0.0], total])[at]
+    ends = np.flatnonzero(np.diff(rows[:, -1], append=-np.inf) < 0)  # the last detection of each score
+    return PhotoScores(rows[ends, -1], true_positives[ends], overlaps[ends], ends + 1 - true_positives[ends])
+
+
+def overlap_table(ellipses: Floats, size_hw: tuple[int, int], rows: Floats) -> Floats:
+    """Overlap of each face with each detection, `(m, n)`; arguments as in `score_photo`."""
+    if len(ellipses) == 0 or len(rows) == 0:
+        return np.zeros((len(ellipses), len(rows)))
+    masks = regions.ellipse_masks(ellipses, size_hw)
+    if rows.shape[1] == 6:
+        others = regions.ellipse_masks(rows[:, :5], size_hw)
+        return np.stack([regions.overlap_with_masks(mask, others) for mask in masks])
+    corners = regions.rectangle_corners(rows[:, :4], size_hw)
+    return np.stack([regions.overlap_with_rectangles(mask, corners) for mask in masks])
+
+
+def _groups(table: Floats) -> Iterator[Ints]:
+    """Indices of the faces of each group; faces that no detection overlaps are in none."""
+    touches = table > 0
+    rest = touches.any(axis=1)
+    while rest.any():
+        group = np.zeros(len(table), bool)
+        group[rest.argmax()] = True
+        size = 0
+        while size < (size := np.count_nonzero(group)):
+            group[:] = touches[:, touches[group].any(axis=0)].any(axis=1)
+        rest &= ~group
+        yield np.flatnonzero(group)
+
+
+def _best_matches(table: Floats) -> tuple[Ints, Floats]:
+    """Of the best match of all faces with the first 1, 2, ... n detections: how many pairs overlap enough, and by how much all do.
+
+    Args:
+        table: `(m, n)` overlaps.
+    """
+    if len(table) == 1:
+        best = np.maximum.accumulate(table[0])
+        return (best > OVERLAP).astype(np.int64), best
+    from scipy.optimize import linear_sum_assignment
+
+    pairs = [table[:, :n][linear_sum_assignment(table[:, :n], maximize=True)] for n in range(1, table.shape[1] + 1)]
+    return np.array([np.count_nonzero(match > OVERLAP) for match in pairs], np.int64), np.array([match.sum() for match in pairs])
+
+
+def write_curves(scores: FddbScores, folder: str | Path) -> None:
+    """Write `DiscROC.txt` (true positive rate, false positives, threshold) and `ContROC.txt` (sum of overlaps divided by the
+    number of faces, false positives) as the official program does: a line a threshold, ascending, six digits.
+
+    Raises:
+        DataError: they cannot be written.
+    """
+    discrete = [
+        f"{hits / scores.faces:g} {float(misses):g} {threshold:g}\n"
+        for hits, misses, threshold in zip(scores.true_positives, scores.false_positives, scores.thresholds)
+    ]
+    continuous = [f"{total / scores.faces:g} {float(misses):g}\n" for total, misses in zip(scores.overlaps, scores.false_positives)]
+    if scores.has_empty:  # there the official program takes the largest number for the threshold
+        discrete.append(f"0 0 {np.finfo(np.float64).max:g}\n")
+        continuous.append("0 0\n")
+    predictions.write_text(Path(folder) / "DiscROC.txt", "".join(discrete))
+    predictions.write_text(Path(folder) / "ContROC.txt", "".join(continuous))
