@@ -161,7 +161,7 @@ dn_status dn_stream_begin(const dn_model *model, size_t width, size_t height, co
 
 static void show(const dn_stream *s, int stage, const void *data, size_t columns, size_t row, size_t column) {
     const dn_stage *of = &s->model->stages[stage];
-    dn_map piece = {data, stage, of->output_bits, of->filters, 1, columns};
+    dn_map piece = {data, stage, of->output_bits, DN_PLANES, of->filters, 1, columns};
     if (s->tap) s->tap(s->tap_context, &piece, row, column);
 }
 
