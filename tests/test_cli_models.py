@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from dupnet import paper, spec, zoo
 from dupnet.cli import main
+from dupnet.data import wider
+from dupnet.nn import Network, checkpoint
+
+ASTRONAUT = Path(__file__).resolve().parents[1] / "examples" / "astronaut.jpg"
 
 
 def run(*arguments: str) -> str:
@@ -41,3 +50,29 @@ def test_the_cost_of_changes() -> None:
 def test_an_unknown_name_is_one_line() -> None:
     result = CliRunner().invoke(main, ["cost", "table4/nothing"])
     assert result.exit_code == 1 and "dupnet zoo lists them" in result.output and result.output.count("\n") == 1
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoint of an untrained float network."""
+    path = tmp_path_factory.mktemp("teacher") / "network.pt"
+    torch.manual_seed(0)
+    checkpoint.save(Network(zoo.get("table3/float")), path)
+    return path
+
+
+def test_float_networks_detect_and_are_evaluated(teacher: Path, tiny_wider: Path, tmp_path: Path) -> None:
+    faces = json.loads(run("detect", str(ASTRONAUT), "--model", str(teacher), "--size", "64", "--score", "0", "--json"))["faces"]
+    assert len(faces) > 3
+    root = Path(shutil.copytree(tiny_wider, tmp_path / "wider"))
+    subsets = {sample.photo: {"easy": [], "medium": [0], "hard": [0]} for sample in wider.split(root, "val")[0]}
+    (root / "wider_face_split" / "val_difficulty.json").write_text(json.dumps(subsets))
+    found = json.loads(run("evaluate", str(teacher), "--wider", str(root), "--size", "64", "--json"))
+    assert found["model"] == "table3/float" and found["photos"] == 8 and 0 <= found["ap_all"] <= 1
+
+
+def test_a_checkpoint_without_torch_says_what_to_install(teacher: Path) -> None:
+    words = ["detect", str(ASTRONAUT), "--model", str(teacher)]
+    code = f"import sys; sys.modules['torch'] = None; from dupnet.cli import main; main({words!r})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 1 and "this needs torch: pip install 'dupnet[train]'" in done.stderr and "Traceback" not in done.stderr

@@ -22,15 +22,12 @@ from dupnet.nn import checkpoint
 from dupnet.nn.duplication import DuplicatedConv2d
 from dupnet.nn.network import Network, Stage
 
-EXACT_FLOAT = 2**24
-"""Below this, float32 holds every integer, so the network's accumulators are exact."""
-
 
 def convert(network: Network | str | Path) -> IntegerModel:
     """Convert a network, or the checkpoint that holds it.
 
     Raises:
-        ConversionError: a layer is full precision, or its accumulators are too large to be exact in float32.
+        ConversionError: a layer is full precision, or its accumulators need more than 32 bits.
         CheckpointError: the file cannot be used.
 
     Example:
@@ -63,10 +60,10 @@ def convert(network: Network | str | Path) -> IntegerModel:
                 pool=layer.pool,
                 thresholds=None,
             )
-            if stage.accumulator_max >= EXACT_FLOAT:
+            if stage.accumulator_max >= 2**31:
                 raise ConversionError(
-                    f"{spec.name}: layer {number + 1}: accumulators up to {stage.accumulator_max} are not exact in float32 (2^24), "
-                    "in which the network computes them"
+                    f"{spec.name}: layer {number + 1}: accumulators up to {stage.accumulator_max} need more than the 32 bits (up to "
+                    f"{2**31 - 1}) that an integer model has for them; fewer bits, channels or map copies are needed"
                 )
             if not last:
                 bits = spec.layers[number + 1].input_bits
@@ -88,7 +85,7 @@ def thresholds(stage: Stage, bound: int, top: int) -> NDArray[np.int32]:
     """The smallest accumulators at which a stage gives level 1, 2, ..., `top`, by bisection on the stage's own function.
 
     Args:
-        stage: in evaluation mode.
+        stage: in evaluation mode; it is asked in its own `dtype`, which holds every accumulator.
         bound: accumulators are in `[-bound, bound]`.
         top: the highest level.
 
@@ -101,7 +98,7 @@ def thresholds(stage: Stage, bound: int, top: int) -> NDArray[np.int32]:
     high = torch.full_like(low, bound + 1)
     while bool((low < high).any()):
         middle = (low + high) // 2  # below high, so never bound + 1 while undecided
-        reached = stage.activate(middle.clamp(max=bound).float()) >= level
+        reached = stage.activate(middle.clamp(max=bound).to(stage.dtype)) >= level
         undecided = low < high
         high = torch.where(undecided & reached, middle, high)
         low = torch.where(undecided & ~reached, middle + 1, low)

@@ -23,6 +23,24 @@ Boxes = NDArray[np.float32]
 SUFFIXES = (".json", ".csv", ".png", ".jpg", ".jpeg")
 """What `Detections.save` can write."""
 
+DEFAULT_IOU = 0.45
+"""Of two boxes of one detector that overlap by more than this, the better stays."""
+MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192
+"""Long sides to which a detector scales a photo."""
+
+
+def check_arguments(size: object, score: float, iou: float) -> None:
+    """Refuse what no detector accepts.
+
+    Raises:
+        ValueError: says which argument of `detect`, its range and what came.
+    """
+    if not isinstance(size, (int, np.integer)) or not MIN_SIZE_PX <= size <= MAX_SIZE_PX:
+        raise ValueError(f"size must be an integer from {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels, not {size!r}")
+    for what, value in (("score", score), ("iou", iou)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{what} must be from 0 to 1, not {value!r}")
+
 
 class Detection(NamedTuple):
     """One box `(4,) float32` x1 y1 x2 y2 and its score."""

@@ -12,12 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dupnet import _core, image, packed, zoo
-from dupnet.detections import Detections
+from dupnet.detections import DEFAULT_IOU, MAX_SIZE_PX, Detections, check_arguments
 from dupnet.errors import ModelFileError
 
 DEFAULT_MODEL = "dupnet-tinier-yolo"
-DEFAULT_IOU = 0.45
-MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192
 MAX_THREADS = 256
 
 
@@ -85,11 +83,7 @@ class Detector:
         size = self.default_size if size is None else size
         score = self.default_score if score is None else score
         iou = DEFAULT_IOU if iou is None else iou
-        if not isinstance(size, (int, np.integer)) or not MIN_SIZE_PX <= size <= MAX_SIZE_PX:
-            raise ValueError(f"size must be an integer from {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels, not {size!r}")
-        for what, value in (("score", score), ("iou", iou)):
-            if not 0 <= value <= 1:
-                raise ValueError(f"{what} must be from 0 to 1, not {value!r}")
+        check_arguments(size, score, iou)
         photo = image.read(source)
         pixels = np.ascontiguousarray(photo)
         xyxy, scores = self._model.detect(pixels, size=int(size), score=float(score), iou=float(iou), threads=self._threads)

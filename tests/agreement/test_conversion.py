@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from random_networks import shaken, torch_maps
 
 from dupnet import Detector, cost, packed, reference, zoo
 from dupnet.conversion import convert, thresholds
@@ -18,26 +19,6 @@ from dupnet.nn import Network, NetworkOptions
 from dupnet.nn.network import Stage
 from dupnet.spec import HeadSpec, LayerSpec, ModelSpec
 from dupnet.verification import first_difference, verify
-
-
-def shaken(network: Network, seed: int) -> Network:
-    """As after training: batch norms of any slope (also zero) and shift, statistics from images."""
-    generator = torch.Generator().manual_seed(seed)
-    torch.manual_seed(seed)
-    network.train()
-    with torch.no_grad():
-        network(torch.randint(0, 256, (2, 3, 64, 64), generator=generator))
-        for stage in network.stages:
-            stage.norm.weight.copy_(torch.randn(stage.norm.weight.shape, generator=generator))
-            stage.norm.weight[0] = 0
-            stage.norm.bias.copy_(torch.randn(stage.norm.bias.shape, generator=generator))
-        network.grid.bias.copy_(torch.randn(network.grid.bias.shape, generator=generator))
-    return network.eval()
-
-
-def torch_maps(network: Network, pixels: np.ndarray) -> list[np.ndarray]:
-    with torch.no_grad():
-        return [m[0].numpy() for m in network.maps(torch.from_numpy(pixels).permute(2, 0, 1)[None])]
 
 
 @pytest.mark.parametrize("name", ["dupnet-tinier-yolo", "dupnet-tinier-yolo-l", "tinier-yolo-half", "ifq-tinier-yolo"])
@@ -107,12 +88,6 @@ def test_thresholds_by_trying_every_accumulator() -> None:
 def test_float_layers_have_no_integer_form() -> None:
     with pytest.raises(ConversionError, match="layer 1 is full precision"):
         convert(Network(zoo.get("tinier-yolo")))
-
-
-def test_accumulators_beyond_float32_are_refused() -> None:
-    layers = (LayerSpec(512, input_bits=8, weight_bits=8), LayerSpec(6, weight_bits=8, input_bits=8))
-    with pytest.raises(ConversionError, match="not exact in float32"):
-        convert(Network(ModelSpec("big", layers, HeadSpec(((9.0, 9.0),)))))
 
 
 def test_verify_names_the_first_difference(tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ PICTURES = (".png", ".jpg", ".jpeg")
 )
 @click.option("--score", type=FRACTION, help="Lowest score kept.  [default: the model's]")
 @iou_option
-@click.option("--model", help="A name that ships with dupnet, or a .dnet file.  [default: the bundled one]")
+@click.option("--model", help="A name that ships with dupnet, a .dnet file, or a .pt checkpoint (needs torch).  [default: the bundled one]")
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads that share the work of a photo.")
 def command(
     photos: tuple[Path, ...],
@@ -57,7 +57,7 @@ def command(
     from tqdm import tqdm
 
     from dupnet import image
-    from dupnet.runtime import Detector
+    from dupnet.cli.detectors import open_detector
 
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # such a photo is refused with an error of its own
     found = [(path, path.relative_to(photo) if path != photo else Path(path.name)) for photo in photos for path in image.find(photo)]
@@ -67,7 +67,7 @@ def command(
         if photo.is_dir() and not image.find(photo):
             report(f"{photo}: the folder holds no photo")
             failed = True
-    detector = Detector(model, threads=threads)
+    detector = open_detector(model, threads=threads)
     if format == "csv":
         click.echo("photo,x1,y1,x2,y2,score")
     hidden = len(found) < 2 or not sys.stderr.isatty()

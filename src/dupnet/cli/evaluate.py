@@ -24,15 +24,18 @@ from dupnet.cli.parameters import FRACTION, iou_option
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads that share the work of a photo.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(model: str, wider: Path, split: str, size: int | None, score: float, iou: float | None, threads: int, as_json: bool) -> None:
-    """Score MODEL, a name that ships with dupnet or a .dnet file, by the rules of WIDER FACE (docs/evaluation.md).
+    """Score MODEL by the rules of WIDER FACE (docs/evaluation.md): a name that ships with dupnet, a .dnet file, or a .pt checkpoint.
+
+    A checkpoint, also of a network with float layers, is run by torch.
 
     Prints the average precision on the easy, medium, hard and all faces, and the part of the medium faces found at 0.1
     false positives a photo.
     """
+    from dupnet.cli.detectors import open_detector
+    from dupnet.detections import DEFAULT_IOU
     from dupnet.evaluation import wider as protocol
-    from dupnet.runtime import DEFAULT_IOU, Detector
 
-    detector = Detector(model, threads=threads)
+    detector = open_detector(model, threads=threads)
     size = size or detector.default_size
     iou = DEFAULT_IOU if iou is None else iou
     start = time.perf_counter()

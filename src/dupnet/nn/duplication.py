@@ -102,14 +102,22 @@ class DuplicatedConv2d(nn.Module):
         return binarize(latent + self.offsets if self.spread_copies else latent)
 
     def weight_scale(self) -> Tensor:
-        """`(filters, 1, 1, 1)`: the real number that one integer of the template stands for; mean|w| for signs (XNOR-Net, HWGQ-Net)."""
+        """`(filters, 1, 1, 1)`: the real number that one integer of the template stands for, mean|w| / mean|integer|.
+
+        For signs that is mean|w| (XNOR-Net, HWGQ-Net). For more bits DoReFa-Net has one scale a layer; a scale is a factor of a filter
+        that the batch norm removes, so here all numbers of bits have the same rule.
+        """
         if self.weight_bits == FULL:
             return self.weight.new_ones(self.out_channels, 1, 1, 1)
-        return self.weight.detach().abs().mean(dim=(1, 2, 3), keepdim=True) / (2**self.weight_bits - 1)
+        scale = self.weight.detach().abs().mean(dim=(1, 2, 3), keepdim=True)
+        return scale if self.weight_bits == 1 else scale / self.integer_weights().detach().abs().mean(dim=(1, 2, 3), keepdim=True)
 
     def accumulate(self, levels: Tensor) -> Tensor:
-        """The convolution itself, `(n, in_channels, h, w) -> (n, out_channels, h, w)`: exact integers if weights and input are."""
-        weights = self.integer_weights()
+        """The convolution itself, `(n, in_channels, h, w) -> (n, out_channels, h, w)`, in the type of `levels`.
+
+        The sums of integers are exact if the type holds them all: float32 up to 2^24, float64 up to 2^53.
+        """
+        weights = self.integer_weights().to(levels.dtype)
         if self.gradient == "mean":
             weights = _scale_gradient(weights, 1 / self.weight_copies)
             levels = _scale_gradient(levels, 1 / self.map_copies)

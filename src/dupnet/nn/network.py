@@ -1,5 +1,8 @@
 """A network from a spec: the float side of a detector, whose evaluation mode is exact integers.
 
+Float32 holds every integer up to 2^24, float64 up to 2^53. A quantized layer whose sums can leave float32 (`exact_dtype`: 8-bit weights
+over 8-bit levels do) therefore convolves, normalizes and quantizes in float64 when it is evaluated. In training all layers are float32.
+
 Order in a stage: convolution, max-pool, batch norm, activation. The batch norm's slope is kept non-negative, so the levels
 rise with the accumulator, pooling commutes with everything behind it, and pooling first costs a quarter of the work.
 Before: `dupnet.spec`. After: `dupnet.training` (weights), `dupnet.conversion` (integers).
@@ -16,9 +19,26 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dupnet.errors import SpecError
+from dupnet.integer import accumulator_max
 from dupnet.nn.duplication import SPREAD, DuplicatedConv2d
 from dupnet.nn.quantizers import HWGQ, HWGQ_STEPS, PACT, LeakyReLU, Quantized
 from dupnet.spec import FULL, ModelSpec
+
+
+def exact_dtype(spec: ModelSpec, number: int) -> torch.dtype:
+    """The float type that holds every accumulator of layer `number` (0 is the first) exactly; float32 for a full-precision layer.
+
+    Example:
+        >>> from dupnet import zoo
+        >>> exact_dtype(zoo.get("table2/a4w4-1x"), 6), exact_dtype(zoo.get("table2/a8w8-1x"), 6)
+        (torch.float32, torch.float64)
+    """
+    layer = spec.layers[number]
+    if FULL in (layer.weight_bits, layer.input_bits):
+        return torch.float32
+    channels = spec.in_channels[number] * layer.map_copies
+    largest = accumulator_max(channels, layer.kernel, layer.weight_bits, layer.input_bits)
+    return torch.float32 if largest <= 2**24 else torch.float64
 
 
 @dataclass(frozen=True)
@@ -72,36 +92,45 @@ class Stage(nn.Module):
 
     The convolution's real-valued output is its accumulator times weight scale times input step. The batch norm removes any
     such factor, so the stage leaves it out and normalizes the accumulators themselves.
+
+    Args:
+        conv, pool, activation: the parts.
+        dtype: in which it is evaluated (`exact_dtype`).
     """
 
-    def __init__(self, conv: DuplicatedConv2d, pool: int, activation: nn.Module) -> None:
+    def __init__(self, conv: DuplicatedConv2d, pool: int, activation: nn.Module, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.conv, self.pool, self.activation = conv, pool, activation
+        self.conv, self.pool, self.activation, self.dtype = conv, pool, activation, dtype
         self.norm = BatchNorm(conv.out_channels)
 
     def activate(self, pooled: Tensor) -> Tensor:
-        """Batch norm and activation of pooled accumulators."""
+        """Batch norm and activation of pooled accumulators, which in evaluation mode are of the stage's `dtype`; the result is float32."""
         y = self.activation(self.norm(pooled))
-        return y.levels if isinstance(y, Quantized) else y
+        return (y.levels if isinstance(y, Quantized) else y).to(torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
-        accumulators = self.conv.accumulate(x)
+        accumulators = self.conv.accumulate(x if self.training else x.to(self.dtype))
         return self.activate(F.max_pool2d(accumulators, 2) if self.pool == 2 else accumulators)
 
 
 class GridLayer(nn.Module):
-    """The last convolution, with a learned scale and bias for each grid channel."""
+    """The last convolution, with a learned scale and bias for each grid channel. `dtype` is as in `Stage`."""
 
-    def __init__(self, conv: DuplicatedConv2d) -> None:
+    def __init__(self, conv: DuplicatedConv2d, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
-        self.conv = conv
+        self.conv, self.dtype = conv, dtype
         inputs = conv.kernel_size**2 * conv.in_channels * conv.map_copies
         # Levels have a mean square near 2 and signs are +-1, so this starts the grid with values of about unit size.
         self.scale = nn.Parameter(torch.full((conv.out_channels,), 1.0 if conv.weight_bits == FULL else (2 * inputs) ** -0.5))
         self.bias = nn.Parameter(torch.zeros(conv.out_channels))
 
+    def accumulate(self, x: Tensor) -> Tensor:
+        """The grid's accumulators, in evaluation mode of the layer's `dtype`."""
+        return self.conv.accumulate(x if self.training else x.to(self.dtype))
+
     def forward(self, x: Tensor) -> Tensor:
-        return self.conv.accumulate(x) * self.scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        accumulators = self.accumulate(x).to(torch.float32)  # rounds as the reference and the core do: here the floats begin
+        return accumulators * self.scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
 
 
 class Network(nn.Module):
@@ -123,8 +152,11 @@ class Network(nn.Module):
         self.spec, self.options = spec, options or NetworkOptions()
         convs = [self._conv(number) for number in range(len(spec.layers))]
         reads = [layer.input_bits for layer in spec.layers[1:]]
-        self.stages = nn.ModuleList(Stage(conv, layer.pool, self._activation(bits)) for conv, layer, bits in zip(convs, spec.layers, reads))
-        self.grid = GridLayer(convs[-1])
+        dtypes = [exact_dtype(spec, number) for number in range(len(spec.layers))]
+        self.stages = nn.ModuleList(
+            Stage(conv, layer.pool, self._activation(bits), dtype) for conv, layer, bits, dtype in zip(convs, spec.layers, reads, dtypes)
+        )
+        self.grid = GridLayer(convs[-1], dtypes[-1])
         with torch.no_grad():  # a face is rare: start with a low objectness
             self.grid.bias.view(-1, 6)[:, 4] = -4.0
 
@@ -167,7 +199,7 @@ class Network(nn.Module):
         for stage in self.stages:
             x = stage(x)
             yield x
-        yield self.grid.conv.accumulate(x)
+        yield self.grid.accumulate(x)
 
     def forward(self, image: Tensor) -> Tensor:
         """Pixels 0..255 `(n, 3, h, w)`, sides multiples of the stride, to real values `(n, 6 anchors, h / stride, w / stride)`."""
