@@ -19,7 +19,9 @@ from dupnet.errors import DupnetError
 
 VERBS = {
     "detect": "Find faces in photos.",
-    "evaluate": "Measure a model on the WIDER FACE benchmark.",
+    "evaluate": "Measure a model on the WIDER FACE or the FDDB benchmark.",
+    "wider-score": "Score any detector's prediction files by the rules of WIDER FACE.",
+    "fddb-score": "Score any detector's detection files by the rules of FDDB.",
     "inspect": "Show what is in a packed model.",
     "zoo": "List the models that have names, and the paper's numbers.",
     "cost": "Count bytes, operations and memory of a model.",
@@ -28,7 +30,10 @@ VERBS = {
     "verify": "Prove that network, reference and core agree.",
     "anchors": "Cluster a data set's face sizes.",
 }
-"""Every verb, in the order of `dupnet --help`. The module of `cost` is `dupnet.cli.cost`."""
+"""Every verb, in the order of `dupnet --help`. The module of `fddb-score` is `dupnet.cli.fddb_score`."""
+
+EXTRAS = {"torch": "train", "tensorboard": "train", "scipy": "evaluation"}
+"""Which extra brings a library that only some verbs need."""
 
 
 class _Verbs(click.Group):
@@ -38,7 +43,7 @@ class _Verbs(click.Group):
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         if name not in VERBS:
             return None
-        command: click.Command = import_module(f"dupnet.cli.{name}").command
+        command: click.Command = import_module(f"dupnet.cli.{name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -52,9 +57,10 @@ class _Verbs(click.Group):
         except DupnetError as error:
             message = str(error)
         except ModuleNotFoundError as error:
-            if error.name not in ("torch", "tensorboard"):
+            extra = EXTRAS.get(str(error.name).partition(".")[0])
+            if extra is None:
                 raise
-            message = f"this needs {error.name}: pip install 'dupnet[train]'"
+            message = f"this needs {error.name}: pip install 'dupnet[{extra}]'"
         except OSError as error:
             if error.errno == errno.EPIPE or error.filename is None:
                 raise

@@ -2,12 +2,14 @@
 
 One entry a photo: its path, the number of faces, then a line for each face, `x y w h` and up to six attributes of which the
 fourth, `invalid`, means ignore. A photo without faces has the count 0 and, in the official files, one line of zeros.
+`wider_face_SPLIT.mat` holds the same.
 """
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -71,6 +73,47 @@ def read(list_path: str | Path) -> list[Sample]:
 def _is_zero_line(line: str) -> bool:
     fields = line.split()
     return len(fields) >= 4 and all(field in ("0", "0.0") for field in fields)
+
+
+def read_mat(path: str | Path) -> list[Sample]:
+    """Read the same annotations from the official `wider_face_SPLIT.mat` (this needs scipy).
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    samples = []
+    for photo, (xywh, invalid) in mat_table(path, "face_bbx_list", "invalid_label_list").items():
+        table = np.asarray(xywh, np.float64).reshape(-1, 4)
+        boxes = np.concatenate([table[:, :2], table[:, :2] + table[:, 2:]], axis=1)
+        marked = np.asarray(invalid).reshape(-1) > 0
+        if len(marked) != len(boxes):
+            raise DataError(f"{path}: {photo} has {len(boxes)} boxes, but {len(marked)} of them are valid or not")
+        samples.append(Sample(photo, boxes, marked | (table[:, 2:].min(axis=1, initial=np.inf) <= 0)))
+    return samples
+
+
+def mat_table(path: str | Path, *fields: str) -> dict[str, list[Any]]:
+    """Lists by photo from one of the official `.mat` files: `{"EVENT/PHOTO.jpg": [entry of each field]}`.
+
+    Raises:
+        DataError: scipy, which reads them, is missing, or the file is not what it should be.
+    """
+    try:
+        from scipy.io import loadmat
+    except ImportError:
+        raise DataError(f"{path}: reading it needs scipy: pip install 'dupnet[evaluation]'") from None
+    try:
+        table = loadmat(path)
+        # Cells are arrays of objects, nested: an event's cell holds a column of photos, a photo's cell its matrix.
+        columns = [[event.ravel() for event in table[field].ravel()] for field in ("file_list", *fields)]
+        events = [str(event.ravel()[0]) for event in table["event_list"].ravel()]
+        return {
+            f"{event}/{name.ravel()[0]}.jpg": list(entries)
+            for event, *lists in zip(events, *columns, strict=True)
+            for name, *entries in zip(*lists, strict=True)
+        }
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        raise DataError(f"{path}: cannot be read: {error!r}") from None
 
 
 def split(root: str | Path, name: str) -> tuple[list[Sample], Path]:

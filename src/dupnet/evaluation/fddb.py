@@ -168,8 +168,9 @@ def _groups(table: Floats) -> Iterator[Ints]:
     while rest.any():
         group = np.zeros(len(table), bool)
         group[rest.argmax()] = True
-        size = 0
-        while size < (size := np.count_nonzero(group)):
+        reached = 0
+        while (size := int(np.count_nonzero(group))) > reached:
+            reached = size
             group[:] = touches[:, touches[group].any(axis=0)].any(axis=1)
         rest &= ~group
         yield np.flatnonzero(group)

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dupnet.detections import Detections
 from dupnet.errors import DataError
 from dupnet.evaluation.matching import FALSE_POSITIVES_PER_PHOTO, Flags, Floats
+from dupnet.evaluation.predictions import Found
 
 NEVER = -np.inf
 """The score at which a face that no box found was found."""
@@ -75,7 +75,7 @@ class PhotoOutcome:
     valid: Flags
     counts: Flags
     found_at: Floats
-    found: Detections
+    found: Found
     false_alarms: Flags
 
 

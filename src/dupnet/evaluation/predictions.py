@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,6 +33,8 @@ class Found(Protocol):
     def scores(self) -> NDArray[np.floating]:
         """`(n,)`, descending."""
 
+    def __len__(self) -> int: ...
+
 
 @dataclass(frozen=True, eq=False)
 class Boxes:
@@ -45,6 +47,9 @@ class Boxes:
 
     xyxy: Floats
     scores: Floats
+
+    def __len__(self) -> int:
+        return len(self.scores)
 
 
 def rows(found: Found) -> Floats:
@@ -119,48 +124,53 @@ def write_fddb(folder: str | Path, photos: Iterable[FddbPhoto], found: Iterable[
         write_text(Path(folder) / f"fold-{fold:02d}-out.txt", "".join(blocks))
 
 
-def read_wider(tree: str | Path, photos: Iterable[str]) -> dict[str, Boxes]:
-    """Read WIDER FACE's prediction tree.
+def read_wider(tree: str | Path, photos: Iterable[str]) -> list[Boxes]:
+    """Read WIDER FACE's prediction tree. Boxes that are not in descending order of their scores are brought into it.
 
     Args:
         tree: the folder that holds the folders of the events.
-        photos: `EVENT/PHOTO.jpg` of each photo to read, if it is there. Other files are not looked at.
-
-    Returns:
-        `{"EVENT/PHOTO.jpg": boxes}` of those photos whose file is there.
+        photos: `EVENT/PHOTO.jpg` of each photo to read. Other files are not looked at.
 
     Raises:
-        DataError: a file is not what the format says, names another photo, or there is none.
+        DataError: a photo's file is missing, is not what the format says, or names another photo.
     """
-    tree = Path(tree)
-    result = {}
-    for photo in photos:
-        file = tree / Path(photo).with_suffix(".txt")
-        if not file.exists():
-            continue
-        blocks = read_blocks(file, columns=tuple(range(5, 100)), what="'x y w h score'")
-        if len(blocks) != 1:
-            raise DataError(f"{file}: expected the boxes of one photo, found {len(blocks)}")
-        name, block = blocks[0]
-        if re.split(r"[/\\]", name)[-1] not in (Path(photo).name, Path(photo).stem, f"{Path(photo).stem}.jpg"):
-            raise DataError(f"{file}: expected the name of {photo}, found {name!r}")
-        block = block[np.argsort(-block[:, 4], kind="stable")]
-        result[photo] = Boxes(np.concatenate([block[:, :2], block[:, :2] + block[:, 2:4]], axis=1), block[:, 4])
-    if not result:
-        raise DataError(f"{tree}: no prediction file in it, such as EVENT/PHOTO.txt")
-    return result
+    photos = list(photos)
+    if missing := [photo for photo in photos if not tree_file(tree, photo).exists()]:
+        raise DataError(f"{tree}: {len(missing)} of {len(photos)} photos are missing, such as {tree_file(tree, missing[0])}")
+    return [_read_wider_file(tree_file(tree, photo), photo) for photo in photos]
 
 
-def write_wider(tree: str | Path, found: Mapping[str, Found]) -> None:
+def covered(tree: str | Path, photos: Iterable[str]) -> list[str]:
+    """Those of the photos that have a file in a prediction tree."""
+    return [photo for photo in photos if tree_file(tree, photo).exists()]
+
+
+def tree_file(tree: str | Path, photo: str) -> Path:
+    """Where a prediction tree has the boxes of a photo."""
+    return Path(tree) / Path(photo).with_suffix(".txt")
+
+
+def _read_wider_file(file: Path, photo: str) -> Boxes:
+    blocks = read_blocks(file, columns=tuple(range(5, 100)), what="'x y w h score'")
+    if len(blocks) != 1:
+        raise DataError(f"{file}: expected the boxes of one photo, found those of {len(blocks)}")
+    name, block = blocks[0]
+    if re.split(r"[/\\]", name)[-1] not in (Path(photo).name, Path(photo).stem, f"{Path(photo).stem}.jpg"):
+        raise DataError(f"{file}: expected the name of {photo}, found {name[:60]!r}")
+    block = block[np.argsort(-block[:, 4], kind="stable")]
+    return Boxes(np.concatenate([block[:, :2], block[:, :2] + block[:, 2:4]], axis=1), block[:, 4])
+
+
+def write_wider(tree: str | Path, photos: Iterable[str], found: Iterable[Found]) -> None:
     """Write WIDER FACE's prediction tree, as the official evaluation reads it: every photo, also those without boxes.
 
     Args:
         tree: made if it does not exist.
-        found: `{"EVENT/PHOTO.jpg": boxes}`.
+        photos: `EVENT/PHOTO.jpg` of each.
+        found: the boxes in each.
     """
-    for photo, boxes in found.items():
-        block = rows(boxes)
-        write_text(Path(tree) / Path(photo).with_suffix(".txt"), _block(Path(photo).stem, block[np.argsort(-block[:, 4], kind="stable")]))
+    for photo, boxes in zip(photos, found, strict=True):
+        write_text(tree_file(tree, photo), _block(Path(photo).stem, rows(boxes)))
 
 
 def _block(name: str, block: Floats) -> str:

@@ -22,6 +22,7 @@ from dupnet.errors import DataError
 from dupnet.evaluation import Detect, matching
 from dupnet.evaluation.matching import FALSE_POSITIVES_PER_PHOTO
 from dupnet.evaluation.outcome import NEVER, Curve, Outcome, PhotoOutcome
+from dupnet.evaluation.predictions import Found
 
 LEVELS = ("easy", "medium", "hard")
 Difficulty = dict[str, dict[str, list[int]]]
@@ -51,11 +52,11 @@ class WiderScores:
 
 
 def evaluate(detect: Detect, root: str | Path, *, split: str = "val", progress: bool = False) -> WiderScores:
-    """Run a detector over a data set in WIDER's folders and score it.
+    """Run a detector over a data set in WIDER's folders, or the part of its photos that is there, and score it.
 
     Args:
         detect: should return boxes down to a low score (0.02); what it leaves out cannot count.
-        root: the folder that holds `WIDER_val` and `wider_face_split`.
+        root: the folder that holds `WIDER_val` and the annotations (`ground_truth`).
         split: `"val"`, or another one for which `read_difficulty` finds the official subsets.
         progress: show a progress bar on stderr.
 
@@ -63,8 +64,47 @@ def evaluate(detect: Detect, root: str | Path, *, split: str = "val", progress: 
         DataError: annotations are missing or contradict each other.
         ImageError: a photo cannot be read.
     """
-    samples, images = wider.split(root, split)
-    return score(samples, read_difficulty(root, split), run(detect, samples, images, progress=progress))
+    samples, difficulty = ground_truth(root, split)
+    samples, images = present(samples, root, split)
+    return score(samples, difficulty, run(detect, samples, images, progress=progress))
+
+
+def ground_truth(root: str | Path, split: str = "val") -> tuple[list[Sample], Difficulty]:
+    """The labelled faces of all photos that the annotations list, and which of them are easy, medium and hard.
+
+    `SPLIT_difficulty.json` belongs to the list `wider_face_SPLIT_bbx_gt.txt`; the official `wider_{easy,medium,hard}_SPLIT.mat`
+    belong to `wider_face_SPLIT.mat`, or to the list where that is missing. They are looked for in `wider_face_split`, then in
+    `ground_truth`, then in `root` itself.
+
+    Raises:
+        DataError: something of it is missing, or not what it should be.
+    """
+    difficulty = read_difficulty(root, split)
+    list_path, mat_path = (_find(root, f"wider_face_{split}{end}") for end in ("_bbx_gt.txt", ".mat"))
+    if mat_path.exists() and not (list_path.exists() and _find(root, f"{split}_difficulty.json").exists()):
+        return wider.read_mat(mat_path), difficulty
+    return wider.read(list_path), difficulty
+
+
+def present(samples: Sequence[Sample], root: str | Path, split: str = "val") -> tuple[list[Sample], Path]:
+    """Those of the samples whose photos are there, and the folder that their paths are relative to.
+
+    Raises:
+        DataError: none is.
+    """
+    images = Path(root) / f"WIDER_{split}" / "images"
+    if not images.is_dir():
+        raise DataError(f"{root}: not a WIDER FACE folder: {images} does not exist")
+    there = [sample for sample in samples if (images / sample.photo).exists()]
+    if not there:
+        raise DataError(f"{images}: holds none of the {len(samples)} photos of the annotations, such as {samples[0].photo}")
+    return there, images
+
+
+def _find(root: str | Path, name: str) -> Path:
+    """Where a file of the annotations is, or is expected to be."""
+    places = [Path(root) / folder / name for folder in ("wider_face_split", "ground_truth", ".")]
+    return next((place for place in places if place.exists()), places[0])
 
 
 def run(detect: Detect, samples: Sequence[Sample], images: Path, *, progress: bool = False) -> list[Detections]:
@@ -78,16 +118,16 @@ def run(detect: Detect, samples: Sequence[Sample], images: Path, *, progress: bo
     return found
 
 
-def score(samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Detections]) -> WiderScores:
+def score(samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Found]) -> WiderScores:
     """Score what was found in each photo.
 
     Args:
         samples: the photos' labelled faces.
         difficulty: from `read_difficulty`.
-        found: one `Detections` a sample, in pixels of the photo.
+        found: one `Detections` a sample, in pixels of the photo, or `predictions.Boxes`.
     """
     raw = np.concatenate([np.zeros(0), *(faces.scores.astype(np.float64) for faces in found)])
-    low, high = (raw.min(), raw.max()) if len(raw) else (0.0, 1.0)
+    low, high = raw.min(initial=1.0), raw.max(initial=0.0)  # the official start values: they show where scores leave [0, 1]
     spread = (high - low) or 1.0
     ap = {}
     for level in (*LEVELS, "all"):
@@ -100,7 +140,7 @@ def score(samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Det
     return WiderScores(ap["easy"], ap["medium"], ap["hard"], ap["all"], dr, len(samples), _is_inclusive(samples))
 
 
-def outcome(detector: str, samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Detections]) -> Outcome:
+def outcome(detector: str, samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Found]) -> Outcome:
     """What `score` sums up, face by face and box by box. The medium faces lead, or all of them where none is medium.
 
     Args:
@@ -124,7 +164,7 @@ def outcome(detector: str, samples: Sequence[Sample], difficulty: Difficulty, fo
     return Outcome(detector, {**table, "Detection rate": numbers.dr}, tuple(curves), leading, tuple(photos))
 
 
-def _photo_outcome(sample: Sample, found: Detections, difficulty: Difficulty, leading: str, inclusive: bool) -> PhotoOutcome:
+def _photo_outcome(sample: Sample, found: Found, difficulty: Difficulty, leading: str, inclusive: bool) -> PhotoOutcome:
     valid, counts = (_counts(sample, difficulty, level) for level in ("all", leading))
     found_at = np.full(len(sample.boxes), NEVER)
     false_alarms = np.zeros(len(found), bool)
@@ -142,7 +182,7 @@ def _is_inclusive(samples: Sequence[Sample]) -> bool:
 
 
 def _match_all(
-    samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Detections], level: str
+    samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Found], level: str
 ) -> tuple[int, tuple[matching.Floats, matching.Flags, matching.Flags]]:
     """How many faces count, and all photos' scores, proposals and finds in one row each.
 
@@ -179,42 +219,24 @@ def _counts(sample: Sample, difficulty: Difficulty, level: str) -> matching.Flag
 def read_difficulty(root: str | Path, split: str = "val") -> Difficulty:
     """Which faces are easy, medium and hard: `{photo: {"easy": [index in the list, from 0], ...}}`.
 
-    Read from `wider_face_split/SPLIT_difficulty.json` if it exists, else from the official `wider_easy_SPLIT.mat`,
-    `wider_medium_SPLIT.mat` and `wider_hard_SPLIT.mat` in the same folder (this needs scipy).
+    Read from `SPLIT_difficulty.json` if it exists, else from the official `wider_easy_SPLIT.mat`, `wider_medium_SPLIT.mat` and
+    `wider_hard_SPLIT.mat` (this needs scipy); `ground_truth` says where they are looked for.
 
     Raises:
         DataError: neither is there, or they are not what they should be.
     """
-    folder = Path(root) / "wider_face_split"
-    path = folder / f"{split}_difficulty.json"
+    path = _find(root, f"{split}_difficulty.json")
     if path.exists():
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
             return {photo: {level: [int(i) for i in levels[level]] for level in LEVELS} for photo, levels in table.items()}
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise DataError(f"{path}: cannot be read: {error!r}") from None
-    mats = {level: folder / f"wider_{level}_{split}.mat" for level in LEVELS}
+    mats = {level: _find(root, f"wider_{level}_{split}.mat") for level in LEVELS}
     if missing := [str(mat) for mat in mats.values() if not mat.exists()]:
         raise DataError(f"which faces are easy, medium and hard is not known: neither {path} nor {missing[0]} exists")
     result: Difficulty = {}
     for level, mat in mats.items():
-        for photo, indices in _read_mat(mat).items():
-            result.setdefault(photo, {})[level] = indices
+        for photo, (indices,) in wider.mat_table(mat, "gt_list").items():
+            result.setdefault(photo, {})[level] = [int(i) - 1 for i in indices.ravel()]
     return result
-
-
-def _read_mat(path: Path) -> dict[str, list[int]]:
-    try:
-        from scipy.io import loadmat
-    except ImportError:
-        raise DataError(f"{path}: reading it needs scipy: pip install scipy") from None
-    try:
-        table = loadmat(path, simplify_cells=True)
-        events = [np.atleast_1d(table[key]) for key in ("event_list", "file_list", "gt_list")]
-        return {
-            f"{event}/{name}.jpg": [int(i) - 1 for i in np.atleast_1d(indices)]
-            for event, names, lists in zip(*events)
-            for name, indices in zip(np.atleast_1d(names), lists if isinstance(names, np.ndarray) else [lists])
-        }
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise DataError(f"{path}: cannot be read: {error!r}") from None
