@@ -6,12 +6,15 @@ The folder of the optional data sets is the environment variable DUPNET_DATA, el
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
 
-import numpy as np
-import pytest
-from PIL import Image, ImageDraw
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the tests' networks are tiny, and threads that wait for each other cost more
+
+from collections.abc import Callable, Mapping  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from PIL import Image, ImageDraw  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -73,18 +73,20 @@ def decode(grid: Tensor, head: HeadSpec, stride: int) -> tuple[Tensor, Tensor]:
     return torch.cat([centre - size / 2, centre + size / 2], -1), v
 
 
-def _area(boxes: Tensor) -> Tensor:
+def area(boxes: Tensor) -> Tensor:
+    """Of boxes `(..., 4)` x1 y1 x2 y2."""
     return (boxes[..., 2:] - boxes[..., :2]).clamp(min=0).prod(-1)
 
 
-def _intersection(a: Tensor, b: Tensor) -> Tensor:
+def intersection(a: Tensor, b: Tensor) -> Tensor:
+    """Areas that boxes share, broadcast over all but the last axis."""
     return (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """IoU and generalized IoU of boxes pairwise. Source: Rezatofighi et al., 2019."""
-    inter = _intersection(a, b)
-    union = (_area(a) + _area(b) - inter).clamp(min=1e-6)
+    inter = intersection(a, b)
+    union = (area(a) + area(b) - inter).clamp(min=1e-6)
     hull = (torch.maximum(a[..., 2:], b[..., 2:]) - torch.minimum(a[..., :2], b[..., :2])).prod(-1).clamp(min=1e-6)
     iou = inter / union
     return iou, iou - (hull - union) / hull
@@ -114,9 +116,9 @@ def region_loss(
 
     with torch.no_grad():  # which predictions are left alone
         flat = predicted.reshape(n, -1, 1, 4)
-        inter = _intersection(flat, boxes[:, None])
-        iou = inter / (_area(flat) + _area(boxes)[:, None] - inter).clamp(min=1e-6)
-        covered = inter / _area(flat).clamp(min=1e-6)
+        inter = intersection(flat, boxes[:, None])
+        iou = inter / (area(flat) + area(boxes)[:, None] - inter).clamp(min=1e-6)
+        covered = inter / area(flat).clamp(min=1e-6)
         free = ((iou > options.free_iou) & face[:, None]).any(-1) | ((covered > options.ignore_overlap) & ignore[:, None]).any(-1)
         weight = (~free).float().view(n, rows, columns, len(head.anchors))
 
