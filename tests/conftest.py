@@ -9,12 +9,12 @@ import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch: the tests' networks are tiny, and threads that wait for each other cost more
 
-from collections.abc import Callable, Mapping  # noqa: E402
-from pathlib import Path  # noqa: E402
+from collections.abc import Callable, Mapping
+from pathlib import Path
 
-import numpy as np  # noqa: E402
-import pytest  # noqa: E402
-from PIL import Image, ImageDraw  # noqa: E402
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
 
 ROOT = Path(__file__).resolve().parents[1]
 
