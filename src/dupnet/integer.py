@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dupnet.errors import ConversionError
-from dupnet.spec import HeadSpec, is_name
+from dupnet.spec import HeadSpec, LayerSpec, ModelSpec, is_name
 
 
 def accumulator_max(channels: int, kernel: int, weight_bits: int, input_bits: int) -> int:
@@ -93,6 +93,12 @@ class IntegerModel:
     def stride(self) -> int:
         """Pixels of the input map per cell of the grid; the input map's sides are multiples of it."""
         return int(np.prod([stage.pool for stage in self.stages]))
+
+
+def spec_of(model: IntegerModel) -> ModelSpec:
+    """The spec that a model obeys, so that its cost can be counted."""
+    layers = (LayerSpec(s.filters, s.kernel, s.pool, s.weight_bits, s.input_bits, s.weight_copies, s.map_copies) for s in model.stages)
+    return ModelSpec(model.name, tuple(layers), model.head, default_size_px=model.default_size_px, default_score=float(model.default_score))
 
 
 def validate(model: IntegerModel) -> IntegerModel:

@@ -31,6 +31,7 @@ class Detector:
         default_size: long side of the scaled photo in pixels, unless `detect` is told another.
         default_score: lowest score kept, unless `detect` is told another.
         stride: the sides of an input map are multiples of it, in pixels.
+        kernels: name of the kernels that run it.
 
     Raises:
         ModelFileError: the file cannot be read or breaks a rule of docs/format.md.
@@ -60,6 +61,7 @@ class Detector:
         self.default_size: int = self._model.default_size
         self.default_score: float = self._model.default_score
         self.stride: int = self._model.stride
+        self.kernels: str = self._model.kernels
 
     def __repr__(self) -> str:
         return f"Detector({self.name!r}, size={self.default_size}, score={self.default_score:.2f})"

@@ -19,7 +19,7 @@ from dupnet.errors import DupnetError
 
 VERBS = {
     "detect": "Find faces in photos.",
-    "evaluate": "Measure a model on the WIDER FACE or the FDDB benchmark.",
+    "evaluate": "Measure and compare models on the WIDER FACE or the FDDB benchmark.",
     "wider-score": "Score any detector's prediction files by the rules of WIDER FACE.",
     "fddb-score": "Score any detector's detection files by the rules of FDDB.",
     "inspect": "Show what is in a packed model.",
@@ -32,7 +32,7 @@ VERBS = {
 }
 """Every verb, in the order of `dupnet --help`. The module of `fddb-score` is `dupnet.cli.fddb_score`."""
 
-EXTRAS = {"torch": "train", "tensorboard": "train", "scipy": "evaluation"}
+EXTRAS = {"torch": "train", "tensorboard": "train", "scipy": "evaluation", "matplotlib": "report", "jinja2": "report"}
 """Which extra brings a library that only some verbs need."""
 
 

@@ -1,52 +1,271 @@
-"""`dupnet evaluate`: what a packed model reaches on WIDER FACE."""
+"""`dupnet evaluate`: what detectors reach on a benchmark, in numbers, as plots and as a page to look at."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
+import os
+import platform
+import shlex
 import sys
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from dupnet.cli.parameters import FRACTION, iou_option
 
+if TYPE_CHECKING:
+    from dupnet.data.sample import Sample
+    from dupnet.evaluation import Detect
+    from dupnet.evaluation.outcome import Outcome
+    from dupnet.evaluation.predictions import Found
+    from dupnet.evaluation.wider import Difficulty
+    from dupnet.spec import ModelSpec
+
+COST_SIZE_HW = (480, 640)
+"""Where a report states the cost of a model."""
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One that is measured: a model, which runs, or the boxes that another detector left in files.
+
+    Attributes:
+        name: of its own among those that are compared.
+        source: from a photo to boxes, or the folder of the files.
+        conditions: how it was run, for the report.
+        spec: of the model; None where it is not known.
+        file_bytes: of the packed file; None where there is none.
+        settings: how it was run, for JSON.
+    """
+
+    name: str
+    source: Detect | Path
+    conditions: dict[str, str]
+    spec: ModelSpec | None
+    file_bytes: int | None
+    settings: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a contender reached: the numbers of JSON, what happened to each face, and how long it took."""
+
+    contender: Contender
+    numbers: dict[str, Any]
+    outcome: Outcome
+    seconds: float
+
 
 @click.command()
-@click.argument("model")
+@click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--wider", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Data set in WIDER's layout.")
 @click.option("--split", default="val", show_default=True, help="Which part of it.")
-@click.option("--size", type=click.IntRange(32, 8192), help="Long side to which the photos are scaled.  [default: the model's]")
+@click.option(
+    "--detections", "trees", multiple=True, metavar="NAME=TREE", help="Another detector's boxes, in WIDER FACE's prediction files."
+)
+@click.option("--size", type=click.IntRange(32, 8192), help="Long side to which the photos are scaled.  [default: each model's]")
 @click.option("--score", type=FRACTION, default=0.02, show_default=True, help="Lowest score kept.")
 @iou_option
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads that share the work of a photo.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(model: str, wider: Path, split: str, size: int | None, score: float, iou: float | None, threads: int, as_json: bool) -> None:
-    """Score MODEL by the rules of WIDER FACE (docs/evaluation.md): a name that ships with dupnet, a .dnet file, or a .pt checkpoint.
+@click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML page: curves, worst photos, cost.")
+@click.option("--plot", "plots", multiple=True, type=click.Path(dir_okay=False, path_type=Path), help="Write the curves: .png or .svg.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each detector.")
+def command(
+    models: tuple[str, ...],
+    wider: Path,
+    split: str,
+    trees: tuple[str, ...],
+    size: int | None,
+    score: float,
+    iou: float | None,
+    threads: int,
+    report: Path | None,
+    plots: tuple[Path, ...],
+    as_json: bool,
+) -> None:
+    """Score each MODEL by the rules of WIDER FACE (docs/evaluation.md): a name that ships with dupnet, a .dnet file, or a .pt checkpoint.
 
     A checkpoint, also of a network with float layers, is run by torch.
 
     Prints the average precision on the easy, medium, hard and all faces, and the part of the medium faces found at 0.1
-    false positives a photo.
+    false positives a photo. Several models, and other detectors' boxes from files, are compared on the same photos:
+
+    \b
+        dupnet evaluate a.dnet b.dnet --wider FACES --detections "YuNet=trees/yunet" --report out.html
     """
-    from dupnet.cli.detectors import open_detector
     from dupnet.detections import DEFAULT_IOU
     from dupnet.evaluation import wider as protocol
 
-    detector = open_detector(model, threads=threads)
-    size = size or detector.default_size
     iou = DEFAULT_IOU if iou is None else iou
-    start = time.perf_counter()
-    scores = protocol.evaluate(
-        lambda photo: detector.detect(photo, size=size, score=score, iou=iou), wider, split=split, progress=sys.stderr.isatty()
-    )
-    seconds = round(time.perf_counter() - start, 1)
+    _check_pictures(report, plots)
+    contenders = _distinct([_model(model, size, score, iou, threads) for model in models] + [_tree(text) for text in trees])
+    samples, difficulty = protocol.ground_truth(wider, split)
+    samples, images = protocol.present(samples, wider, split)
+    results = _measure(contenders, samples, difficulty, images)
     if as_json:
-        numbers = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in asdict(scores).items()}
-        click.echo(json.dumps({"model": detector.name, "size": size, "score": score, "iou": iou, **numbers, "seconds": seconds}))
-        return
-    click.echo(f"{detector.name}, long side {size}, {scores.photos} photos of {wider} ({split}), score {score} and above, {seconds} s\n")
-    click.echo("AP easy  AP medium  AP hard  AP all  DR at 0.1 false positives a photo")
-    click.echo(f"{scores.ap_easy:7.3f}  {scores.ap_medium:9.3f}  {scores.ap_hard:7.3f}  {scores.ap_all:6.3f}  {scores.dr:.3f}")
+        for result in results:
+            click.echo(_json(result))
+    else:
+        _print(results, f"{len(samples)} photos of {wider} ({split})")
+    title = f"Face detection on {len(samples):,} photos of {wider.resolve().name} ({split})"
+    if plots:
+        from dupnet.evaluation import plots as drawing
+
+        for path in plots:
+            drawing.save([result.outcome for result in results], path, title=title)
+    if report:
+        _write_report(report, results, images, title, _about(wider, split, samples, results))
+
+
+def _check_pictures(report: Path | None, plots: Sequence[Path]) -> None:
+    """What can be known to fail fails before the photos are read: a wrong name, a missing folder, a missing library."""
+    from dupnet.errors import DataError
+
+    if plots or report:
+        from dupnet.evaluation import plots as drawing
+
+        for path in plots:
+            drawing.check_suffix(path)
+    if report:
+        import dupnet.evaluation.report  # noqa: F401
+    for path in (*plots, *([report] if report else [])):
+        if not path.parent.is_dir():
+            raise DataError(f"{path}: the folder {path.parent} does not exist")
+
+
+def _model(model: str, size: int | None, score: float, iou: float, threads: int) -> Contender:
+    """A packed model or a checkpoint: whatever finds boxes in a photo by itself."""
+    from dupnet import integer, packed, zoo
+    from dupnet.cli.detectors import open_detector
+    from dupnet.runtime import Detector
+
+    detector = open_detector(model, threads=threads)
+    path = zoo.model_path(model)
+    side = size or detector.default_size
+    by = f"kernels {detector.kernels}" if isinstance(detector, Detector) else f"torch on {next(detector.network.parameters()).device.type}"
+    conditions = {
+        "Model": f"{model}, as shipped" if model == detector.name else str(path),
+        "SHA-256": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        "Long side": f"{side} px",
+        "Lowest score": f"{score:g}",
+        "Suppression": f"IoU above {iou:g}",
+        "Run by": f"{by}, {threads} thread{'s' * (threads > 1)}",
+    }
+    return Contender(
+        detector.name,
+        lambda photo: detector.detect(photo, size=side, score=score, iou=iou),
+        conditions,
+        integer.spec_of(packed.load(path)) if isinstance(detector, Detector) else detector.network.spec,
+        path.stat().st_size if isinstance(detector, Detector) else None,
+        {"model": detector.name, "size": side, "score": score, "iou": iou},
+    )
+
+
+def _tree(text: str) -> Contender:
+    name, equals, folder = text.partition("=")
+    if not equals or not name or not Path(folder).is_dir():
+        raise click.BadParameter(f"expected NAME=TREE with a folder TREE, found {text!r}", param_hint="--detections")
+    return Contender(name, Path(folder), {"Model": f"boxes from {folder}"}, None, None, {"model": name, "detections": folder})
+
+
+def _distinct(contenders: list[Contender]) -> list[Contender]:
+    """The contenders, each under a name of its own: files are told apart where the models in them have the same name."""
+    from dataclasses import replace
+
+    if not contenders:
+        raise click.UsageError("nothing to measure: give a MODEL or --detections NAME=TREE")
+    names = [contender.name for contender in contenders]
+    return [
+        replace(contender, name=f"{contender.name} ({contender.conditions['Model']})") if names.count(contender.name) > 1 else contender
+        for contender in contenders
+    ]
+
+
+def _measure(contenders: Sequence[Contender], samples: Sequence[Sample], difficulty: Difficulty, images: Path) -> list[Result]:
+    from dupnet.evaluation import predictions
+    from dupnet.evaluation import wider as protocol
+
+    found: Sequence[Found]
+    results = []
+    for one in contenders:
+        start = time.perf_counter()
+        if isinstance(one.source, Path):
+            found = predictions.read_wider(one.source, [sample.photo for sample in samples])
+        else:
+            found = protocol.run(one.source, samples, images, progress=sys.stderr.isatty())
+        seconds = round(time.perf_counter() - start, 1)
+        numbers = asdict(protocol.score(samples, difficulty, found))
+        results.append(Result(one, numbers, protocol.outcome(one.name, samples, difficulty, found), seconds))
+    return results
+
+
+def _json(result: Result) -> str:
+    numbers = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in result.numbers.items()}
+    return json.dumps({**result.contender.settings, **numbers, "seconds": result.seconds})
+
+
+def _print(results: Sequence[Result], where: str) -> None:
+    for result in results:
+        settings = ", ".join(f"{key.lower()} {value}" for key, value in result.contender.conditions.items() if key != "SHA-256")
+        click.echo(f"{result.contender.name}: {settings}, {result.seconds} s")
+    click.echo(f"{where}\n")
+    names = ["", *(result.contender.name for result in results)] if len(results) > 1 else []
+    width = max(map(len, names), default=-2) + 2
+    click.echo(" " * width + "AP easy  AP medium  AP hard  AP all  DR at 0.1 false positives a photo")
+    for result in results:
+        n = result.numbers
+        click.echo(
+            (f"{result.contender.name:{width}}" if names else "")
+            + f"{n['ap_easy']:7.3f}  {n['ap_medium']:9.3f}  {n['ap_hard']:7.3f}  {n['ap_all']:6.3f}  {n['dr']:.3f}"
+        )
+
+
+def _about(root: Path, split: str, samples: Sequence[Sample], results: Sequence[Result]) -> dict[str, str]:
+    from dupnet import __version__
+
+    outcome = results[0].outcome
+    faces = ", ".join(f"{curve.faces:,} {curve.name}" for curve in outcome.curves)
+    edges = "pixels (1 is added to widths and heights)" if results[0].numbers["inclusive"] else "edges (nothing is added)"
+    return {
+        "Data set": f"{root}, split {split}",
+        "Photos": f"{len(samples):,}",
+        "Faces to find": faces,
+        "Rules": f"those of WIDER FACE's evaluation, on these photos only; a box finds a face at IoU 0.5; coordinates are {edges}",
+        "Machine": f"{_processor()}, {os.cpu_count()} logical processors, {platform.system()} {platform.machine()}",
+        "Versions": f"dupnet {__version__}, Python {platform.python_version()}",
+        "Command": shlex.join(["dupnet", *sys.argv[1:]]),
+    }
+
+
+def _processor() -> str:
+    """The processor's name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or "unknown processor"
+
+
+def _write_report(path: Path, results: Sequence[Result], images: Path, title: str, about: dict[str, str]) -> None:
+    from dupnet import cost
+    from dupnet.evaluation import report
+
+    entries = [
+        report.Entry(
+            result.outcome,
+            result.contender.conditions,
+            cost.count(result.contender.spec, COST_SIZE_HW) if result.contender.spec else None,
+            result.contender.file_bytes,
+        )
+        for result in results
+    ]
+    took = ", ".join(f"{result.contender.name} {result.seconds:g} s" for result in results if not isinstance(result.contender.source, Path))
+    date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC") + (f"; reading and detecting took {took}" if took else "")
+    report.write(path, entries, images, title=title, about=about, date=date)
