@@ -19,7 +19,7 @@ from dupnet.errors import DupnetError
 
 VERBS = {
     "detect": "Find faces in photos.",
-    "evaluate": "Measure and compare models on the WIDER FACE or the FDDB benchmark.",
+    "evaluate": "Measure and compare models on WIDER FACE or FDDB.",
     "wider-score": "Score any detector's prediction files by the rules of WIDER FACE.",
     "fddb-score": "Score any detector's detection files by the rules of FDDB.",
     "inspect": "Show what is in a packed model.",

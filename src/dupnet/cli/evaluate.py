@@ -106,8 +106,7 @@ def command(
     iou = DEFAULT_IOU if iou is None else iou
     _check_pictures(report, plots)
     contenders = _distinct([_model(model, size, score, iou, threads) for model in models] + [_tree(text) for text in trees])
-    samples, difficulty = protocol.ground_truth(wider, split)
-    samples, images = protocol.present(samples, wider, split)
+    samples, difficulty, images = protocol.data_set(wider, split)
     results = _measure(contenders, samples, difficulty, images)
     if as_json:
         for result in results:

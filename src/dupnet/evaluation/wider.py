@@ -64,8 +64,7 @@ def evaluate(detect: Detect, root: str | Path, *, split: str = "val", progress: 
         DataError: annotations are missing or contradict each other.
         ImageError: a photo cannot be read.
     """
-    samples, difficulty = ground_truth(root, split)
-    samples, images = present(samples, root, split)
+    samples, difficulty, images = data_set(root, split)
     return score(samples, difficulty, run(detect, samples, images, progress=progress))
 
 
@@ -86,19 +85,20 @@ def ground_truth(root: str | Path, split: str = "val") -> tuple[list[Sample], Di
     return wider.read(list_path), difficulty
 
 
-def present(samples: Sequence[Sample], root: str | Path, split: str = "val") -> tuple[list[Sample], Path]:
-    """Those of the samples whose photos are there, and the folder that their paths are relative to.
+def data_set(root: str | Path, split: str = "val") -> tuple[list[Sample], Difficulty, Path]:
+    """The same for those photos that are there, and the folder that their paths are relative to.
 
     Raises:
-        DataError: none is.
+        DataError: there is none, or what `ground_truth` raises.
     """
     images = Path(root) / f"WIDER_{split}" / "images"
     if not images.is_dir():
         raise DataError(f"{root}: not a WIDER FACE folder: {images} does not exist")
+    samples, difficulty = ground_truth(root, split)
     there = [sample for sample in samples if (images / sample.photo).exists()]
     if not there:
         raise DataError(f"{images}: holds none of the {len(samples)} photos of the annotations, such as {samples[0].photo}")
-    return there, images
+    return there, difficulty, images
 
 
 def _find(root: str | Path, name: str) -> Path:
