@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,28 +90,41 @@ def input_map(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.u
     return np.where(rng.random((rows, columns, 1)) < 0.2, 255 * rng.integers(0, 2, (rows, columns, 1)), noise).astype(np.uint8)
 
 
-@st.composite
-def models(draw: Any) -> IntegerModel:
-    """Any model that the format permits, small enough for the reference."""
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    anchors, count = draw(st.integers(1, 3)), draw(st.integers(1, 4))
+def model_by_choice(choose: Callable[[Sequence[int]], int]) -> IntegerModel:
+    """Any model that the format permits, small enough for the reference; `choose` picks one of several."""
+    rng = np.random.default_rng(choose(range(2**32)))
+    anchors, count = choose((1, 2, 3)), choose((1, 2, 3, 4))
     stages: list[Stage] = []
     channels, bits, stride = 3, 8, 1
     for number in range(count):
         last = number == count - 1
-        map_copies = draw(st.sampled_from((1, 1, 2, 3, 4, 8, 64) if channels < 12 else (1, 1, 2, 3, 4)))
+        map_copies = choose((1, 1, 2, 3, 4, 8, 64) if channels < 12 else (1, 1, 2, 3, 4))
         divisors = [r for r in range(1, 65) if channels * map_copies % r == 0]
         shape = {
             "in_channels": channels,
-            "filters": 6 * anchors if last else draw(st.sampled_from(CHANNELS)),
-            "kernel": draw(st.sampled_from((1, 3, 3, 5, 7))),
-            "pool": 1 if last or stride == 16 else draw(st.sampled_from((1, 2))),
-            "weight_bits": draw(st.sampled_from((1, 1, 2, 3, 4, 5, 6, 7, 8))),
+            "filters": 6 * anchors if last else choose(CHANNELS),
+            "kernel": choose((1, 3, 3, 5, 7)),
+            "pool": 1 if last or stride == 16 else choose((1, 2)),
+            "weight_bits": choose((1, 1, 2, 3, 4, 5, 6, 7, 8)),
             "input_bits": bits,
-            "output_bits": 0 if last else draw(st.integers(1, 8)),
+            "output_bits": 0 if last else choose(range(1, 9)),
             "map_copies": map_copies,
-            "weight_copies": draw(st.sampled_from(divisors)),
+            "weight_copies": choose(divisors),
         }
         stages.append(random_stage(rng, **shape))
         channels, bits, stride = shape["filters"], shape["output_bits"], stride * shape["pool"]
     return random_model(rng, stages, anchors=anchors)
+
+
+@st.composite
+def models(draw: Any) -> IntegerModel:
+    """Any model that the format permits, small enough for the reference."""
+    return model_by_choice(lambda options: draw(st.sampled_from(options)))
+
+
+def wide_model() -> IntegerModel:
+    """A map of 4096 channels, 4 bits each: at large sizes it does not fit into the address space of 32 bits."""
+    rng = np.random.default_rng(0)
+    first = random_stage(rng, in_channels=3, filters=4096, kernel=1, input_bits=8, output_bits=4)
+    last = random_stage(rng, in_channels=4096, filters=6, kernel=1, input_bits=4, output_bits=0)
+    return random_model(rng, [first, last], anchors=1, name="wide")

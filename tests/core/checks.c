@@ -1,7 +1,7 @@
 /* What only C can check: arenas and files of exactly the bytes that were asked for, so that a sanitizer sees one byte too
  * many; statuses of wrong calls; and every damage to a file that one changed byte or an early end can do.
  *
- * Usage: checks MODEL.dnet */
+ * Usage: checks SMALL.dnet WIDE.dnet; the second has maps of 4096 channels, 4 bits each. */
 #include "dupnet.h"
 
 #include <stdio.h>
@@ -246,16 +246,47 @@ static void check_prepared(const dn_model *model) {
     }
 }
 
+/* A size is told in full, whatever the width of size_t, or refused. */
+static void check_large_sizes(dn_model model) {
+    dn_options options = dn_model_options(&model);
+    for (size_t i = 0; dn_kernels_name(i); i++) {
+        if (dn_model_use_kernels(&model, dn_kernels_name(i)) != DN_OK) continue;
+        int refused = 0;
+        for (options.size = DN_MIN_SIZE; options.size <= DN_MAX_SIZE; options.size += options.size < 1000 ? 3 : 64) {
+            uint64_t cells = (uint64_t)options.size * (uint64_t)options.size, map = cells * 4096 * 4 / 8;
+            size_t bytes = 0, side = (size_t)options.size;
+            dn_status detect = dn_model_arena_bytes(&model, 9000, 9000, &options, &bytes);
+            CHECK(detect == DN_OK || detect == DN_TOO_LARGE);
+            /* 2 * map: as bytes instead of planes. The rest: scratch memory, and weights in another order. */
+            CHECK(detect == DN_OK ? bytes >= map && bytes < 2 * map + map / 8 + (1 << 24) && !refused : map > SIZE_MAX / 5);
+            refused |= detect == DN_TOO_LARGE;
+            dn_status run = dn_run_arena_bytes(&model, side, side, NULL, &bytes);
+            CHECK(run == DN_OK ? bytes >= map && bytes < 2 * map + map / 8 + (1 << 24) : run == detect);
+        }
+        CHECK(refused == (SIZE_MAX == UINT32_MAX));
+    }
+    size_t bytes;
+    CHECK(dn_resize_arena_bytes(DN_MAX_PHOTO_SIDE, DN_MAX_PHOTO_SIDE, 1, DN_MAX_PHOTO_SIDE, &bytes) == DN_OK && bytes > 3 << 28);
+}
+
+static size_t read_model(const char *path, uint8_t *file, size_t capacity, dn_model *model) {
+    FILE *stream = fopen(path, "rb");
+    CHECK(stream);
+    size_t length = fread(file, 1, capacity, stream);
+    fclose(stream);
+    CHECK(dn_model_open(file, length, model) == DN_OK);
+    return length;
+}
+
 int main(int argc, char **argv) {
     static const size_t photos[][2] = {{1, 1}, {2, 1}, {1, 300}, {500, 3}, {33, 47}, {64, 64}, {97, 160}};
-    FILE *stream = argc > 1 ? fopen(argv[1], "rb") : NULL;
-    CHECK(stream);
+    CHECK(argc == 3);
     uint8_t *file = (uint8_t *)allocate(1 << 20);
-    size_t length = fread(file, 1, 1 << 20, stream);
-    fclose(stream);
     dn_box *all = (dn_box *)allocate(CAPACITY * sizeof *all), *some = (dn_box *)allocate(CAPACITY * sizeof *some);
     dn_model model;
-    CHECK(dn_model_open(file, length, &model) == DN_OK);
+    read_model(argv[2], file, 1 << 20, &model);
+    check_large_sizes(model);
+    size_t length = read_model(argv[1], file, 1 << 20, &model);
     check_calls(&model, all);
     for (size_t i = 0; i < sizeof photos / sizeof photos[0]; i++) {
         check_photo(&model, photos[i][0], photos[i][1], 32, all, some);

@@ -7,24 +7,17 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
-from random_models import small_model
+import vectors
+from random_models import small_model, wide_model
+from tools import CORE, ROOT, SOURCES, WARNINGS, call
 
 from dupnet import packed
 
-ROOT = Path(__file__).resolve().parents[2]
-CORE = ROOT / "core"
-SOURCES = sorted(CORE.glob("*.c"))
-WARNINGS = ["-Werror", "-Wall", "-Wextra", "-Wpedantic", "-Wconversion", "-Wshadow"]
 COMPILERS = [
     pytest.param(name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed")) for name in ("gcc", "clang")
 ]
-
-
-def call(*command: str | Path) -> str:
-    done = subprocess.run([str(part) for part in command], capture_output=True, text=True)
-    assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
-    return done.stdout
 
 
 @pytest.fixture
@@ -51,7 +44,23 @@ def test_checks(compiler: str, flags: list[str], tmp_path: Path, model_file: Pat
         pytest.skip(f"{compiler} has no runtime for {flags[-1]}")
     program = tmp_path / "checks"
     call(compiler, "-std=c99", *flags, *WARNINGS, f"-I{CORE}", *SOURCES, ROOT / "tests/core/checks.c", "-o", program, "-lm")
-    assert call(program, model_file) == "ok\n"
+    packed.save(wide_model(), tmp_path / "wide.dnet")
+    assert call(program, model_file, tmp_path / "wide.dnet") == "ok\n"
+
+
+@pytest.mark.parametrize("compiler", COMPILERS[:1])
+def test_the_program_that_compares_maps_finds_differences(compiler: str, tmp_path: Path) -> None:
+    """tests/slow runs it on other processors; here, that it agrees with good vectors and with no others."""
+    program, path = tmp_path / "agreement", tmp_path / "vectors"
+    call(compiler, "-std=c99", "-O2", *WARNINGS, f"-I{CORE}", *SOURCES, ROOT / "tests/core/agreement.c", "-o", program, "-lm")
+    vectors.write(path, vectors.of_random_models(12))
+    assert re.search(r"^portable: \d+ values of \d+ maps equal; [1-9]\d* boxes", call(program, path), flags=re.MULTILINE)
+    model = small_model()
+    maps = bytearray(vectors.maps_record(model, np.zeros((4, 6, 3), np.uint8)))
+    maps[-1] ^= 1
+    vectors.write(path, [vectors.model_record(packed.to_bytes(model)), bytes(maps)])
+    refused = subprocess.run([program, path], capture_output=True, text=True)
+    assert refused.returncode == 1 and "stage 3, channel 11" in refused.stderr
 
 
 def test_the_core_is_an_island() -> None:

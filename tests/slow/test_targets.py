@@ -1,0 +1,76 @@
+"""The core on other processors, under qemu: the same integers at every stage as the reference, and its checks of memory and calls."""
+
+from __future__ import annotations
+
+import functools
+import re
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import vectors
+from random_models import small_model, wide_model
+from tools import CORE, ROOT, SOURCES, WARNINGS, call, need
+
+from dupnet import packed
+
+pytestmark = pytest.mark.slow
+RANDOM_MODELS = 60
+
+
+class Target(NamedTuple):
+    """A processor: its name, its compiler, how to run its programs, and the kernels that must have run."""
+
+    name: str
+    compiler: str
+    run: tuple[str, ...]
+    kernels: tuple[str, ...]
+
+
+TARGETS = [
+    Target("aarch64", "aarch64-linux-gnu-gcc", ("qemu-aarch64", "-cpu", "cortex-a53"), ("portable",)),
+    Target("arm-32-bit", "arm-linux-gnueabihf-gcc", ("qemu-arm",), ("portable",)),
+    Target("s390x-big-endian", "s390x-linux-gnu-gcc", ("qemu-s390x",), ("portable",)),
+]
+every_target = pytest.mark.parametrize("target", TARGETS, ids=lambda target: target.name)
+
+
+@functools.cache
+def folder() -> tempfile.TemporaryDirectory[str]:
+    """Programs and vectors, made once."""
+    return tempfile.TemporaryDirectory()
+
+
+@functools.cache
+def program(compiler: str, source: str) -> Path:
+    """A program of tests/core/ with the core, for the compiler's processor."""
+    out = Path(folder().name) / f"{compiler}-{source}"
+    flags = ["-std=c99", "-O2", *WARNINGS, "-static", f"-I{CORE}"]
+    call(compiler, *flags, *SOURCES, ROOT / "tests/core" / f"{source}.c", "-o", out, "-lm")
+    return out
+
+
+@functools.cache
+def vectors_file() -> Path:
+    path = Path(folder().name) / "vectors"
+    vectors.write(path, [*vectors.of_random_models(RANDOM_MODELS), *vectors.of_the_zoo(), *vectors.of_resizes()])
+    return path
+
+
+@every_target
+def test_every_value_of_every_stage(target: Target) -> None:
+    need(target.compiler, target.run[0])
+    text = call(*target.run, program(target.compiler, "agreement"), vectors_file())
+    print(f"\n{text}", end="")
+    compared = dict(re.findall(r"^(\S+): (\d+) values of \d+ maps equal; [1-9]\d+ boxes within", text, flags=re.MULTILINE))
+    assert set(target.kernels) <= set(compared), text
+    assert "streaming" in compared and all(int(count) > 200_000 for count in compared.values())
+
+
+@every_target
+def test_checks(target: Target, tmp_path: Path) -> None:
+    need(target.compiler, target.run[0])
+    packed.save(small_model(), tmp_path / "small.dnet")
+    packed.save(wide_model(), tmp_path / "wide.dnet")
+    assert call(*target.run, program(target.compiler, "checks"), tmp_path / "small.dnet", tmp_path / "wide.dnet") == "ok\n"
