@@ -3,7 +3,34 @@
 
 #include <string.h>
 
-static const dn_kernels *const table[] = {&dn_kernels_portable};
+#ifdef DN_X86
+#include <cpuid.h>
+
+/* Intel's manual, volume 1, 13.3: XCR0 tells which registers the system saves, 6 = SSE and AVX, 0xe0 = AVX-512. */
+int dn_x86_has(int features) {
+    unsigned a, b, c, d, low, high;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c & bit_OSXSAVE)) return 0;
+    __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
+    int found = 0;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d) || (low & 0x06) != 0x06) return 0;
+    if (b & bit_AVX2) found |= DN_AVX2;
+    if ((low & 0xe0) == 0xe0) {
+        const unsigned base = bit_AVX512F | bit_AVX512BW | bit_AVX512DQ | bit_AVX512VL;
+        if ((b & base) == base) found |= DN_AVX512;
+        if (c & bit_AVX512VBMI) found |= DN_AVX512_VBMI;
+    }
+    return (found & features) == features;
+}
+#endif
+
+static const dn_kernels *const table[] = {
+    &dn_kernels_portable,
+#ifdef DN_X86
+    &dn_kernels_avx2,
+    &dn_kernels_avx512,
+    &dn_kernels_avx512vbmi,
+#endif
+};
 
 enum { TABLE_LENGTH = sizeof table / sizeof table[0] };
 

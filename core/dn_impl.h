@@ -19,7 +19,8 @@ extern "C" {
 
 enum {
     DN_ALIGN = 64, /* bytes: of each block in the arena */
-    DN_SLACK = 64  /* bytes that can be read after each map but the input map */
+    DN_SLACK = 64, /* bytes that can be read after each map but the input map */
+    DN_MAX_KERNEL = 7
 };
 
 /* How a map of levels lies in memory: pixel by pixel, row-major. */
@@ -61,6 +62,14 @@ typedef struct dn_kernels {
 } dn_kernels;
 
 extern const dn_kernels dn_kernels_portable;
+
+/* Instruction sets of other kernels. DN_PORTABLE_ONLY leaves them out. */
+#if !defined(DN_PORTABLE_ONLY) && defined(__x86_64__) && defined(__GNUC__)
+#define DN_X86
+extern const dn_kernels dn_kernels_avx2, dn_kernels_avx512, dn_kernels_avx512vbmi;
+enum { DN_AVX2 = 1, DN_AVX512 = 2 /* F, BW, DQ, VL */, DN_AVX512_VBMI = 4 };
+int dn_x86_has(int features); /* all of them, and the system keeps their registers */
+#endif
 
 /* The fastest kernels that run here, or those of that name; NULL if there are none. */
 const dn_kernels *dn_kernels_best(void);

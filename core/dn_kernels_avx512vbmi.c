@@ -1,0 +1,94 @@
+/* Kernels for AVX-512 with VBMI (Ice Lake, Zen 4 and later): tables of 64 bytes, one for six channels. */
+#include "dn_impl.h"
+
+#ifdef DN_X86
+#include <string.h>
+
+static int runs_here(void) { return dn_x86_has(DN_AVX512 | DN_AVX512_VBMI); }
+
+#ifdef __clang__
+#pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi"))), apply_to = function)
+#else
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" /* false alarms within immintrin.h, as C++ */
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")
+#endif
+#include <immintrin.h>
+
+enum { LANES = 64, GROUP = 6, TABLE = 64 };
+typedef __m512i vec;
+
+static inline vec v_zero(void) { return _mm512_setzero_si512(); }
+static inline vec v_load(const void *p) { return _mm512_loadu_si512(p); }
+static inline void v_store(void *p, vec a) { _mm512_storeu_si512(p, a); }
+static inline vec v_load_table(const void *p) { return _mm512_loadu_si512(p); }
+static inline vec v_lookup(vec table, vec index) { return _mm512_permutexvar_epi8(index, table); }
+static inline vec v_add8(vec a, vec b) { return _mm512_add_epi8(a, b); }
+static inline vec v_add16(vec a, vec b) { return _mm512_add_epi16(a, b); }
+static inline vec v_sub16(vec a, vec b) { return _mm512_sub_epi16(a, b); }
+static inline vec v_mul16(vec a, vec b) { return _mm512_mullo_epi16(a, b); }
+static inline vec v_max16(vec a, vec b) { return _mm512_max_epi16(a, b); }
+static inline vec v_high(vec a) { return _mm512_srli_epi16(a, 8); }
+static inline vec v_low(vec a) { return _mm512_slli_epi16(a, 8); }
+static inline vec v_all16(uint16_t x) { return _mm512_set1_epi16((short)x); }
+static inline vec v_pairs(vec x, vec w) { return _mm512_maddubs_epi16(x, w); }
+static inline vec v_or(vec a, vec b) { return _mm512_or_si512(a, b); }
+static inline vec v_low_byte(vec a) { return _mm512_and_si512(a, _mm512_set1_epi16(0x00ff)); }
+static inline vec v_high_byte(vec a) { return _mm512_and_si512(a, _mm512_set1_epi16(-0x100)); }
+static inline vec v_interleave16_low(vec a, vec b) { return _mm512_unpacklo_epi16(a, b); }
+static inline vec v_interleave16_high(vec a, vec b) { return _mm512_unpackhi_epi16(a, b); }
+static inline vec v_interleave32_low(vec a, vec b) { return _mm512_unpacklo_epi32(a, b); }
+static inline vec v_interleave32_high(vec a, vec b) { return _mm512_unpackhi_epi32(a, b); }
+static inline vec v_count(vec n, vec a, vec t) { return _mm512_mask_add_epi16(n, _mm512_cmpgt_epi16_mask(a, t), n, _mm512_set1_epi16(1)); }
+
+static inline void v_store_levels(uint8_t *p, vec a, size_t n) {
+    __m256i levels = _mm512_cvtepi16_epi8(a);
+    if (n == 32)
+        _mm256_storeu_si256((__m256i *)(void *)p, levels);
+    else if (n == 16)
+        _mm_storeu_si128((__m128i *)(void *)p, _mm256_castsi256_si128(levels));
+    else
+        _mm256_mask_storeu_epi8(p, ((__mmask32)1 << n) - 1, levels);
+}
+
+/* First the sums of three channels each, eight "halves" of eight bytes: three look-ups in the levels, with 0 where a bit is not
+ * set. Then the sum of six channels at e = half[e mod 8] + next half[e div 8]. Pixels of up to 12 channels need four halves: two
+ * pixels at a time. */
+static inline void fill_tables(const uint8_t *x, size_t stride, size_t columns, size_t groups, uint8_t *tables, size_t pitch) {
+    size_t pixels = groups <= 2 ? 2 : 1;
+    uint8_t from[3][64], first[4][64], second[4][64];
+    __mmask64 set[3] = {0xaaaaaaaaaaaaaaaau, 0xccccccccccccccccu, 0xf0f0f0f0f0f0f0f0u};
+    for (size_t i = 0; i < 64; i++) {
+        size_t half = i / 8;
+        for (size_t channel = 0; channel < 3; channel++)
+            from[channel][i] = (uint8_t)(pixels == 2 ? half / 4 * stride + 3 * (half % 4) + channel : 3 * half + channel);
+        for (size_t q = 0; q < 4; q++) {
+            first[q][i] = (uint8_t)(16 * q + i % 8);
+            second[q][i] = (uint8_t)(16 * q + 8 + i / 8);
+        }
+    }
+    const vec from0 = v_load(from[0]), from1 = v_load(from[1]), from2 = v_load(from[2]);
+    for (size_t group = 0; group < groups; group += 4)
+        for (size_t u = 0; u < columns; u += pixels) {
+            vec levels = v_load(x + u * stride + group * GROUP);
+            vec halves = v_add8(v_add8(_mm512_maskz_permutexvar_epi8(set[0], from0, levels), _mm512_maskz_permutexvar_epi8(set[1], from1, levels)),
+                                _mm512_maskz_permutexvar_epi8(set[2], from2, levels));
+            for (size_t q = 0; q < 4; q++) {
+                size_t to = pixels == 2 ? q % 2 : group + q, column = pixels == 2 ? u + q / 2 : u;
+                if (to >= groups) continue;
+                v_store(tables + (to * pitch + column) * TABLE, v_add8(v_lookup(halves, v_load(first[q])), v_lookup(halves, v_load(second[q]))));
+            }
+        }
+}
+
+#include "dn_kernels_first.h"
+#include "dn_kernels_lookup.h"
+
+#ifdef __clang__
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+
+const dn_kernels dn_kernels_avx512vbmi = {"avx512vbmi", runs_here, DN_BYTES, prepared_bytes, prepare, scratch_bytes, conv_rows};
+#endif

@@ -1,0 +1,213 @@
+/* The first stage, which reads the photo's bytes: products of pairs of bytes, summed in 16 bits.
+ *
+ * Rows are split into three planes with a zero to the left, so two neighbours in a row are a pair of bytes, as one multiplication
+ * (vpmaddubsw) takes them: lane i has the columns 2 i, from an odd address those 2 i + 1. Both parities and both rows of a 2x2 pool
+ * then lie in the same lane, and the pool is three maxima. Two of a kernel row's three places are such a pair; the
+ * third places of two rows, or of two channels, are paired once for all filters. That makes 14 pairs of 27 weights.
+ *
+ * Widths. A pair's sum is at most 2 * 255 * 64 < 2^15, so nothing saturates; the stage's sums lie within 16 bits, so adding mod 2^16
+ * is exact. Weights above 64, other kernels than 3 and maps that are not pooled are left to the portable kernels.
+ *
+ * The including file defines, beside the names of dn_kernels_lookup.h: v_pairs(x, w) (bytes times signed bytes, pairs added), v_or,
+ * v_low_byte(a) and v_high_byte(a) (16-bit a & 0xff, a & 0xff00), v_interleave16_low/high and v_interleave32_low/high (within 128 bits). */
+
+enum { HALF = LANES / 2, PAIRS = 14, EIGHT = 8 };
+
+/* Three shuffles of each 16 bytes put 16 pixels' reds (greens, blues) in order: byte 3 p + channel to place p. */
+static void split_pixels(const uint8_t *row, size_t columns, uint8_t *planes, size_t pitch) {
+    uint8_t from[3][3][16];
+    for (size_t channel = 0; channel < 3; channel++)
+        for (size_t part = 0; part < 3; part++)
+            for (size_t p = 0; p < 16; p++) {
+                size_t at = 3 * p + channel;
+                from[channel][part][p] = (uint8_t)(at / 16 == part ? at % 16 : 0x80);
+            }
+    size_t x = 0;
+    for (; x + 16 <= columns; x += 16) {
+        __m128i part[3];
+        for (size_t i = 0; i < 3; i++) part[i] = _mm_loadu_si128((const __m128i *)(const void *)(row + 3 * x + 16 * i));
+        for (size_t channel = 0; channel < 3; channel++) {
+            __m128i sum = _mm_setzero_si128();
+            for (size_t i = 0; i < 3; i++)
+                sum = _mm_or_si128(sum, _mm_shuffle_epi8(part[i], _mm_loadu_si128((const __m128i *)(const void *)from[channel][i])));
+            _mm_storeu_si128((__m128i *)(void *)(planes + channel * pitch + x), sum);
+        }
+    }
+    for (; x < columns; x++)
+        for (size_t channel = 0; channel < 3; channel++) planes[channel * pitch + x] = row[3 * x + channel];
+}
+
+typedef struct first_stage {
+    size_t pitch;              /* of a plane's row */
+    uint8_t *rows;             /* [4][3][pitch] */
+    uint8_t *thirds;           /* [2 rows][2 parities][5][LANES] */
+    const int8_t *weights;     /* [filters][PAIRS][LANES], two repeated */
+    const int16_t *thresholds; /* [filters][count], less 1 */
+    size_t count;
+} first_stage;
+
+static int first_covers(const dn_stage *stage) {
+    return stage->in_channels == 3 && stage->stored_channels % 3 == 0 && stage->kernel == 3 && stage->pool == 2 &&
+           stage->accumulator_max < INT16_MAX && stage->map_copies * ((1 << stage->weight_bits) - 1) <= 64;
+}
+
+static uint64_t first_prepared(const dn_stage *stage, const void *prepared, first_stage *w) {
+    uint64_t used = 0;
+    uint8_t *base = (uint8_t *)(uintptr_t)prepared;
+    size_t filters = (stage->filters + (size_t)1) / 2 * 2; /* they are computed in twos */
+    w->count = ((size_t)1 << stage->output_bits) - 1;
+    w->weights = (const int8_t *)dn_block(base, &used, filters * PAIRS * LANES);
+    w->thresholds = (const int16_t *)dn_block(base, &used, filters * w->count * sizeof(int16_t));
+    return used;
+}
+
+static uint64_t first_scratch(size_t columns, uint8_t *scratch, first_stage *w) {
+    uint64_t used = 0;
+    w->pitch = (columns + LANES - 1) / LANES * LANES + LANES;
+    w->rows = (uint8_t *)dn_block(scratch, &used, 4 * 3 * (uint64_t)w->pitch);
+    w->thirds = (uint8_t *)dn_block(scratch, &used, 2 * 2 * 5 * LANES);
+    return used;
+}
+
+static uint64_t first_prepared_bytes(const dn_stage *stage) {
+    first_stage w;
+    return first_prepared(stage, NULL, &w);
+}
+
+static uint64_t first_scratch_bytes(size_t columns) {
+    first_stage w;
+    return first_scratch(columns, NULL, &w);
+}
+
+/* W of all copies of channel t at one place of the kernel. */
+static int first_weight(const dn_stage *stage, size_t filter, size_t place, size_t t) {
+    const uint8_t *planes = stage->weights + filter * stage->weight_bits * stage->plane_bytes;
+    int sum = 0, zero = (1 << stage->weight_bits) - 1, times = (int)(stage->map_copies * 3u / stage->stored_channels);
+    for (size_t c = t; c < stage->stored_channels; c += 3) {
+        size_t i = place * stage->stored_channels + c;
+        int code = 0;
+        for (size_t b = 0; b < stage->weight_bits; b++) code |= (planes[b * stage->plane_bytes + i / 8] >> i % 8 & 1) << b;
+        sum += 2 * code - zero;
+    }
+    return times * sum;
+}
+
+static void first_prepare(const dn_stage *stage, void *prepared) {
+    /* row, channel and column of the weights of each pair; 3 is none */
+    static const uint8_t places[PAIRS][2][3] = {
+        {{0, 0, 0}, {0, 0, 1}}, {{0, 1, 0}, {0, 1, 1}}, {{0, 2, 0}, {0, 2, 1}}, {{1, 0, 0}, {1, 0, 1}}, {{1, 1, 0}, {1, 1, 1}},
+        {{1, 2, 0}, {1, 2, 1}}, {{2, 0, 0}, {2, 0, 1}}, {{2, 1, 0}, {2, 1, 1}}, {{2, 2, 0}, {2, 2, 1}}, {{0, 0, 2}, {1, 0, 2}},
+        {{0, 1, 2}, {1, 1, 2}}, {{0, 2, 2}, {1, 2, 2}}, {{2, 0, 2}, {2, 1, 2}}, {{2, 2, 2}, {3, 3, 3}},
+    };
+    first_stage w;
+    memset(prepared, 0, (size_t)first_prepared(stage, prepared, &w));
+    int8_t *weights = (int8_t *)(uintptr_t)w.weights;
+    int16_t *thresholds = (int16_t *)(uintptr_t)w.thresholds;
+    for (size_t f = 0; f < stage->filters; f++) {
+        for (size_t pair = 0; pair < PAIRS; pair++, weights += LANES)
+            for (size_t i = 0; i < LANES; i++) {
+                const uint8_t *at = places[pair][i % 2];
+                if (i >= 2)
+                    weights[i] = weights[i - 2];
+                else if (at[0] < 3)
+                    weights[i] = (int8_t)first_weight(stage, f, at[0] * (size_t)3 + at[2], at[1]);
+            }
+        for (size_t i = 0; i < w.count; i++) *thresholds++ = (int16_t)(dn_threshold(stage, f, i) - 1);
+    }
+}
+
+/* Row y - 1 of the map into slot y mod 4. */
+static void first_fill_row(const dn_conv *conv, const first_stage *w, size_t y) {
+    uint8_t *rows = w->rows + y % 4 * 3 * w->pitch;
+    memset(rows, 0, 3 * w->pitch);
+    if (y >= 1 && y - 1 < conv->rows) split_pixels(conv->in + (y - 1) * 3 * conv->columns, conv->columns, rows + 1, w->pitch);
+}
+
+/* Pair the third places of LANES columns for conv row y. */
+static void first_fill_thirds(const first_stage *w, size_t y, size_t x, uint8_t *out) {
+    const uint8_t *a = w->rows + y % 4 * 3 * w->pitch + x + 2, *b = w->rows + (y + 1) % 4 * 3 * w->pitch + x + 2;
+    const uint8_t *c = w->rows + (y + 2) % 4 * 3 * w->pitch + x + 2;
+    const uint8_t *const pairs[5][2] = {{a, b}, {a + w->pitch, b + w->pitch}, {a + 2 * w->pitch, b + 2 * w->pitch}, {c, c + w->pitch}, {c + 2 * w->pitch, c}};
+    for (size_t i = 0; i < 5; i++) {
+        vec p = v_load(pairs[i][0]), q = v_load(pairs[i][1]);
+        v_store(out + i * LANES, v_or(v_low_byte(p), v_low(q)));
+        v_store(out + (5 + i) * LANES, v_or(v_high(p), v_high_byte(q)));
+    }
+}
+
+/* Pooled sums of filters f and f + 1 at columns x .. x + LANES - 1; y is the first of the four rows. */
+static inline void first_sums(const first_stage *w, size_t f, size_t y, size_t x, vec *even, vec *odd) {
+    vec s[8];
+    const int8_t *weights = w->weights + f * PAIRS * LANES;
+    for (size_t i = 0; i < 8; i++) s[i] = v_zero();
+#define ADD_PAIRS(i, from)                                    \
+    {                                                         \
+        const vec x_##i = v_load(from);                       \
+        s[i] = v_add16(s[i], v_pairs(x_##i, w0));             \
+        s[4 + i] = v_add16(s[4 + i], v_pairs(x_##i, w1));     \
+    }
+    for (size_t i = 0; i < 3; i++) {
+        const uint8_t *above = w->rows + (y + i) % 4 * 3 * w->pitch + x, *below = w->rows + (y + i + 1) % 4 * 3 * w->pitch + x;
+        for (size_t c = 0; c < 3; c++, weights += LANES, above += w->pitch, below += w->pitch) {
+            const vec w0 = v_load(weights), w1 = v_load(weights + PAIRS * LANES);
+            ADD_PAIRS(0, above) ADD_PAIRS(1, above + 1) ADD_PAIRS(2, below) ADD_PAIRS(3, below + 1)
+        }
+    }
+    for (size_t i = 0; i < 5; i++, weights += LANES) {
+        const vec w0 = v_load(weights), w1 = v_load(weights + PAIRS * LANES);
+        const uint8_t *from = w->thirds + i * LANES;
+        ADD_PAIRS(0, from) ADD_PAIRS(1, from + 5 * LANES) ADD_PAIRS(2, from + 10 * LANES) ADD_PAIRS(3, from + 15 * LANES)
+    }
+#undef ADD_PAIRS
+    *even = v_max16(v_max16(s[0], s[1]), v_max16(s[2], s[3]));
+    *odd = v_max16(v_max16(s[4], s[5]), v_max16(s[6], s[7]));
+}
+
+static inline vec first_levels(const first_stage *w, size_t f, vec sum) {
+    vec level = v_zero();
+    for (size_t i = 0; i < w->count; i++) level = v_count(level, sum, v_all16((uint16_t)w->thresholds[f * w->count + i]));
+    return level;
+}
+
+static void first_conv_rows(const dn_conv *conv, size_t begin, size_t end, void *scratch) {
+    const dn_stage *stage = conv->stage;
+    size_t filters = stage->filters, columns = conv->columns / 2;
+    first_stage w;
+    first_prepared(stage, conv->prepared, &w);
+    first_scratch(conv->columns, (uint8_t *)scratch, &w);
+    size_t made = 2 * begin;
+    for (size_t y = begin; y < end; y++) {
+        for (; made < 2 * y + 4; made++) first_fill_row(conv, &w, made);
+        for (size_t x = 0; x < columns; x += HALF) {
+            first_fill_thirds(&w, 2 * y, 2 * x, w.thirds);
+            first_fill_thirds(&w, 2 * y + 1, 2 * x, w.thirds + 10 * LANES);
+            for (size_t f = 0; f < filters; f += EIGHT) {
+                size_t some = dn_min(EIGHT, filters - f), valid = dn_min(HALF, columns - x);
+                vec two[EIGHT / 2], levels[4];
+                uint8_t bytes[4][LANES], *out = (uint8_t *)conv->out + (y * columns + x) * filters + f;
+                for (size_t i = 0; i < EIGHT / 2; i++) {
+                    vec even, odd;
+                    two[i] = v_zero();
+                    if (2 * i >= some) continue;
+                    first_sums(&w, f + 2 * i, 2 * y, 2 * x, &even, &odd);
+                    two[i] = v_or(first_levels(&w, f + 2 * i, even), v_low(first_levels(&w, f + 2 * i + 1, odd)));
+                }
+                /* 128 bits of two[i] are 8 pixels' levels of two filters; of levels[i] two pixels' levels of eight filters. */
+                vec low = v_interleave16_low(two[0], two[1]), low_2 = v_interleave16_low(two[2], two[3]);
+                vec high = v_interleave16_high(two[0], two[1]), high_2 = v_interleave16_high(two[2], two[3]);
+                levels[0] = v_interleave32_low(low, low_2);
+                levels[1] = v_interleave32_high(low, low_2);
+                levels[2] = v_interleave32_low(high, high_2);
+                levels[3] = v_interleave32_high(high, high_2);
+                for (size_t i = 0; i < 4; i++) v_store(bytes[i], levels[i]);
+                for (size_t p = 0; p < valid; p++, out += filters) {
+                    const uint8_t *from = bytes[p / 2 % 4] + p / 8 * 16 + p % 2 * 8;
+                    if (some == EIGHT)
+                        memcpy(out, from, EIGHT);
+                    else
+                        memcpy(out, from, some);
+                }
+            }
+        }
+    }
+}
