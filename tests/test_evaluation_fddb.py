@@ -38,20 +38,24 @@ def scene(seed: int, *, columns: int, photos: int = 10) -> tuple[list[FddbPhoto]
     return faces, [SIZE] * photos, found
 
 
+def overlaps(photo: FddbPhoto, rows: np.ndarray) -> np.ndarray:
+    return fddb.overlap_tables([photo.ellipses], [SIZE], [rows])[0]
+
+
 def official(photos: list[FddbPhoto], found: list[np.ndarray]) -> list[tuple[float, int, float, int]]:
     """The official program's loops: threshold, true positives, sum of overlaps, false positives of each row."""
     merged: list[tuple[float, int, float, int]] | None = None
     for photo, rows in zip(photos, found):
-        table = fddb.overlap_table(photo.ellipses, SIZE, rows)
+        table = overlaps(photo, rows)
         results = []
         for threshold in sorted(set(rows[:, -1])) or [np.finfo(float).max]:
             valid = [j for j in range(len(rows)) if rows[j, -1] >= threshold]
             best, hits = 0.0, 0
             slots = [*valid, *[None] * len(photo.ellipses)]
             for choice in set(itertools.permutations(slots, len(photo.ellipses))):
-                overlaps = [table[i, j] for i, j in enumerate(choice) if j is not None]
-                if sum(overlaps) > best + 1e-12:
-                    best, hits = sum(overlaps), sum(overlap > 0.5 for overlap in overlaps)
+                pairs = [table[i, j] for i, j in enumerate(choice) if j is not None]
+                if sum(pairs) > best + 1e-12:
+                    best, hits = sum(pairs), sum(overlap > 0.5 for overlap in pairs)
             results.append((threshold, hits, best, len(valid) - hits))
         if merged is None:
             merged = results
@@ -87,13 +91,26 @@ def test_equal_to_the_official_loops(seed: int, columns: int, tmp_path: Path) ->
     assert len((tmp_path / "ContROC.txt").read_text().splitlines()) == len(rows)
 
 
+def test_matches_of_growing_sets_equal_each_solved_anew() -> None:
+    from scipy.optimize import linear_sum_assignment
+
+    rng = np.random.default_rng(1)
+    for _ in range(60):
+        faces, detections = rng.integers(2, 6), rng.integers(1, 30)
+        table = rng.random((faces, detections)) * (rng.random((faces, detections)) < rng.uniform(0.1, 1))
+        hits, total = fddb._best_matches(table)
+        for n in range(1, detections + 1):
+            match = table[:, :n][linear_sum_assignment(table[:, :n], maximize=True)]
+            assert hits[n - 1] == (match > 0.5).sum() and total[n - 1] == pytest.approx(match.sum(), abs=1e-12)
+
+
 def one_face() -> FddbPhoto:
     return FddbPhoto("a/b", 1, np.array([[30.0, 20, 0.0, 80, 60]]))
 
 
 def test_a_match_of_one_half_is_a_false_positive() -> None:
     inside = [60.0, 50, 40, 20, 0.9]
-    table = fddb.overlap_table(one_face().ellipses, SIZE, np.array([inside]))
+    table = overlaps(one_face(), np.array([inside]))
     scores = fddb.score([one_face()], [SIZE], [np.array([inside])])
     assert 0.3 < table[0, 0] <= 0.5
     assert (scores.true_positives[0], scores.false_positives[0], scores.overlaps[0]) == (0, 1, table[0, 0])
@@ -104,7 +121,7 @@ def test_the_sum_of_overlaps_decides_not_the_best_pair() -> None:
     pair = FddbPhoto("a/b", 1, np.array([[20.0, 20, 0.0, 60, 60], [20, 20, 0.0, 84, 60]]))
     between, left = [52.0, 42, 36, 36, 0.9], [36.0, 40, 36, 40, 0.8]
     scores = fddb.score([pair], [SIZE], [np.array([between, left])])
-    table = fddb.overlap_table(pair.ellipses, SIZE, np.array([between, left]))
+    table = overlaps(pair, np.array([between, left]))
     assert table[0, 0] > table[1, 0] > 0 and table[0, 1] > 0
     assert scores.overlaps.tolist() == [pytest.approx(table[1, 0] + table[0, 1]), table[0, 0]]
 
@@ -115,7 +132,7 @@ def test_rates_at_a_number_of_false_positives() -> None:
     scores = fddb.score([face] * 4, [SIZE] * 4, [np.array([hit]), np.array([hit, miss]), np.array([miss, miss]), np.zeros((0, 5))])
     assert scores.thresholds.tolist() == [0.5, 0.7] and scores.false_positives.tolist() == [3, 3]
     assert scores.discrete_rate(3) == 2 / 4 and scores.discrete_rate(2.9) == 0
-    assert scores.continuous_rate() == pytest.approx(2 * fddb.overlap_table(face.ellipses, SIZE, np.array([hit]))[0, 0] / 4)
+    assert scores.continuous_rate() == pytest.approx(2 * overlaps(face, np.array([hit]))[0, 0] / 4)
 
 
 def test_nothing_found_at_all(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ docs/evaluation.md tells the rules. No photos are needed, only their sizes.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,9 @@ OVERLAP = 0.5
 
 FALSE_POSITIVES = 284
 """Where papers read the detection rate: about one in ten photos."""
+
+CHUNK = 256
+"""Photos whose regions are filled together: some tens of megabytes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +108,10 @@ def score(photos: Sequence[fddb.FddbPhoto], sizes: Sequence[tuple[int, int]], fo
     """
     if not len(photos) == len(sizes) == len(found):
         raise DataError(f"{len(photos)} photos, {len(sizes)} sizes and {len(found)} lists of detections do not fit together")
-    parts = [score_photo(photo.ellipses, size, rows) for photo, size, rows in zip(photos, sizes, found)]
+    parts: list[PhotoScores] = []
+    for at in range(0, len(photos), CHUNK):
+        tables = overlap_tables([photo.ellipses for photo in photos[at : at + CHUNK]], sizes[at : at + CHUNK], found[at : at + CHUNK])
+        parts += [score_photo(table, rows[:, -1]) for table, rows in zip(tables, found[at : at + CHUNK])]
     # Between two of its own scores a photo counts with what it reached at the higher one. So each curve is the sum of the
     # photos' steps, from the highest score down.
     thresholds = np.concatenate([part.thresholds for part in parts])
@@ -126,39 +133,51 @@ def score(photos: Sequence[fddb.FddbPhoto], sizes: Sequence[tuple[int, int]], fo
     )
 
 
-def score_photo(ellipses: Floats, size_hw: tuple[int, int], rows: Floats) -> PhotoScores:
+def score_photo(table: Floats, scores: Floats) -> PhotoScores:
     """Score the detections of one photo at each of their scores.
 
     Args:
-        ellipses: `(m, 5)`, the faces.
-        size_hw: the photo's height and width.
-        rows: `(n, 5)` boxes or `(n, 6)` ellipses with their scores, in any order.
+        table: `(m, n)`, overlap of each face with each detection.
+        scores: `(n,)`, of the detections, in any order.
     """
-    rows = rows[np.argsort(-rows[:, -1], kind="stable")]
-    table = overlap_table(ellipses, size_hw, rows)
-    true_positives, overlaps = np.zeros(len(rows), np.int64), np.zeros(len(rows))
+    order = np.argsort(-scores, kind="stable")
+    table, scores = table[:, order], scores[order]
+    true_positives, overlaps = np.zeros(len(scores), np.int64), np.zeros(len(scores))
     # Faces and detections that overlap, directly or over others, form a group. Groups are matched apart, and a group's best
     # match changes only where one of its own detections comes in.
     for faces in _groups(table):
         own = np.flatnonzero(table[faces].any(axis=0))
         hits, total = _best_matches(table[np.ix_(faces, own)])
-        at = np.searchsorted(own, np.arange(len(rows)), side="right")  # how many of its own are in by then
+        at = np.searchsorted(own, np.arange(len(scores)), side="right")  # how many of its own are in by then
         true_positives += np.concatenate([[0], hits])[at]
         overlaps += np.concatenate([[0.0], total])[at]
-    ends = np.flatnonzero(np.diff(rows[:, -1], append=-np.inf) < 0)  # the last detection of each score
-    return PhotoScores(rows[ends, -1], true_positives[ends], overlaps[ends], ends + 1 - true_positives[ends])
+    ends = np.flatnonzero(np.diff(scores, append=-np.inf) < 0)  # the last detection of each score
+    return PhotoScores(scores[ends], true_positives[ends], overlaps[ends], ends + 1 - true_positives[ends])
 
 
-def overlap_table(ellipses: Floats, size_hw: tuple[int, int], rows: Floats) -> Floats:
-    """Overlap of each face with each detection, `(m, n)`; arguments as in `score_photo`."""
-    if len(ellipses) == 0 or len(rows) == 0:
-        return np.zeros((len(ellipses), len(rows)))
-    masks = regions.ellipse_masks(ellipses, size_hw)
-    if rows.shape[1] == 6:
-        others = regions.ellipse_masks(rows[:, :5], size_hw)
-        return np.stack([regions.overlap_with_masks(mask, others) for mask in masks])
-    corners = regions.rectangle_corners(rows[:, :4], size_hw)
-    return np.stack([regions.overlap_with_rectangles(mask, corners) for mask in masks])
+def overlap_tables(faces: Sequence[Floats], sizes: Sequence[tuple[int, int]], found: Sequence[Floats]) -> list[Floats]:
+    """Overlap of each face with each detection of the same photo, `(m, n)` a photo.
+
+    Args:
+        faces: ellipses of each photo, `(m, 5)`.
+        sizes: height and width of each.
+        found: the detections of each: `(n, 5)` boxes or `(n, 6)` ellipses with their scores.
+    """
+    masks = _masks(faces, sizes)
+    if any(rows.shape[1] == 6 for rows in found):
+        others = _masks([rows[:, :5] for rows in found], sizes)
+        tables = [[regions.overlap_with_masks(mask, there) for mask in here] for here, there in zip(masks, others)]
+    else:
+        corners = [regions.rectangle_corners(rows[:, :4], size) for rows, size in zip(found, sizes)]
+        tables = [[regions.overlap_with_rectangles(mask, there) for mask in here] for here, there in zip(masks, corners)]
+    return [np.array(table).reshape(len(here), len(rows)) for table, here, rows in zip(tables, faces, found)]
+
+
+def _masks(ellipses: Sequence[Floats], sizes: Sequence[tuple[int, int]]) -> list[list[regions.Mask]]:
+    """Those of all photos are filled together: one by one, most of the time would go into calls of numpy."""
+    counts = [len(rows) for rows in ellipses]
+    masks = iter(regions.ellipse_masks(np.concatenate(ellipses), np.repeat(np.array(sizes), counts, axis=0)))
+    return [list(itertools.islice(masks, count)) for count in counts]
 
 
 def _groups(table: Floats) -> Iterator[Ints]:
@@ -187,8 +206,24 @@ def _best_matches(table: Floats) -> tuple[Ints, Floats]:
         return (best > OVERLAP).astype(np.int64), best
     from scipy.optimize import linear_sum_assignment
 
-    pairs = [table[:, :n][linear_sum_assignment(table[:, :n], maximize=True)] for n in range(1, table.shape[1] + 1)]
-    return np.array([np.count_nonzero(match > OVERLAP) for match in pairs], np.int64), np.array([match.sum() for match in pairs])
+    # With m faces, one of a face's m best detections is always free for it, as the others take m - 1 at most: so no match is
+    # better than the best among these. A detection that is none of them for any face changes nothing.
+    faces = len(table)
+    kept: list[int] = []
+    floor = np.zeros(faces)  # of each face's m best overlaps so far, the smallest
+    hits, total = np.zeros(table.shape[1], np.int64), np.zeros(table.shape[1])
+    for number, overlaps in enumerate(table.T):
+        if np.any(overlaps > floor):
+            kept.append(number)
+            match = table[:, kept][linear_sum_assignment(table[:, kept], maximize=True)]
+            hits[number], total[number] = np.count_nonzero(match > OVERLAP), match.sum()
+            if len(kept) > faces:
+                best = np.argsort(-table[:, kept], axis=1, kind="stable")[:, :faces]
+                floor = np.take_along_axis(table[:, kept], best[:, -1:], axis=1)[:, 0]
+                kept = [kept[i] for i in np.unique(best)]
+        elif number:
+            hits[number], total[number] = hits[number - 1], total[number - 1]
+    return hits, total
 
 
 def write_curves(scores: FddbScores, folder: str | Path) -> None:

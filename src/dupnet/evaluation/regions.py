@@ -20,6 +20,8 @@ _ONE = 1 << _BITS
 _HALF = _ONE >> 1
 _SINES = np.round(np.sin(np.radians(np.arange(451))), 7).astype(np.float32).astype(np.float64)
 """OpenCV's table of sines holds seven decimals in float32; the cosine of i is `_SINES[450 - i]`."""
+SIDES = 72
+"""Of an ellipse's polygon, some of which have no length."""
 _FAR = 1 << 20
 """Coordinates beyond this are cut: far outside every photo, and no product below overflows 64 bits."""
 
@@ -42,19 +44,20 @@ class Mask(NamedTuple):
         return int(np.count_nonzero(self.pixels))
 
 
-def ellipse_masks(ellipses: Floats, size_hw: tuple[int, int]) -> list[Mask]:
-    """Fill ellipses.
+def ellipse_masks(ellipses: Floats, sizes_hw: Ints) -> list[Mask]:
+    """Fill ellipses, those of many photos at once.
 
     Args:
         ellipses: `(n, 5)`: half axes, angle of the first in radians, centre x y, as in FDDB's lists. The half axes are
             truncated to whole pixels, the centre is rounded, the angle is rounded to whole degrees.
-        size_hw: the photo's height and width.
+        sizes_hw: `(n, 2)`, height and width of the photo of each, or `(2,)` if it is the same for all.
     """
+    sizes = np.broadcast_to(np.asarray(sizes_hw, np.int64), (len(ellipses), 2))
     corners = _corners(ellipses)  # (n, 73, 2); small ellipses repeat corners
-    number, y, x = _lines(corners[:, :-1].reshape(-1, 2), corners[:, 1:].reshape(-1, 2), size_hw)
-    number //= corners.shape[1] - 1
-    spans = _spans(corners, size_hw)
-    return [_mask(y[number == i], x[number == i], *span) for i, span in enumerate(spans)]
+    line, y, x = _lines(corners[:, :-1].reshape(-1, 2), corners[:, 1:].reshape(-1, 2), np.repeat(sizes, SIDES, axis=0))
+    starts = np.searchsorted(line, np.arange(len(ellipses) + 1) * SIDES)
+    spans = _spans(corners, sizes)
+    return [_mask(y[start:end], x[start:end], *span) for start, end, span in zip(starts, starts[1:], spans)]
 
 
 def rectangle_corners(boxes: Floats, size_hw: tuple[int, int]) -> Ints:
@@ -80,13 +83,14 @@ def overlap_with_rectangles(mask: Mask, corners: Ints) -> Floats:
     """
     rows, columns = mask.pixels.shape
     # table[y, x] counts the mask's pixels above y and left of x, so four entries give those in a rectangle.
-    table = np.zeros((rows + 1, columns + 1), np.int64)
-    np.cumsum(np.cumsum(mask.pixels, axis=0, dtype=np.int64), axis=1, out=table[1:, 1:])
+    table = np.zeros((rows + 1, columns + 1), np.int32)
+    np.cumsum(mask.pixels, axis=1, dtype=np.int32, out=table[1:, 1:])
+    np.cumsum(table, axis=0, out=table)
     left, right = (np.clip(corners[:, i] - mask.left, 0, columns) for i in (0, 2))
     top, bottom = (np.clip(corners[:, i] - mask.top, 0, rows) for i in (1, 3))
-    shared = table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]
+    shared = (table[bottom, right] - table[top, right] - table[bottom, left] + table[top, left]).astype(np.int64)
     areas = (corners[:, 2] - corners[:, 0]) * (corners[:, 3] - corners[:, 1])
-    return _ratio(shared, table[-1, -1] + areas - shared)
+    return _ratio(shared, mask.area + areas - shared)
 
 
 def overlap_with_masks(mask: Mask, others: list[Mask]) -> Floats:
@@ -117,14 +121,14 @@ def _round(values: Floats) -> Ints:
 
 
 def _corners(ellipses: Floats) -> Ints:
-    """Corners of the polygons, `(n, 73, 2)` x y in 1/65536 pixel; the last is the first again."""
+    """Corners of the polygons, `(n, SIDES + 1, 2)` x y in 1/65536 pixel; the last is the first again."""
     axes = np.clip(np.trunc(ellipses[:, :2]), 0, _FAR)
     centre = _round(ellipses[:, 3:5]).astype(np.float64)
     # The official program turns the angle over twice, (pi - a) and 180 - (...), and so arrives at a, but for the last bit.
     turn = np.rint(180 - (np.pi - ellipses[:, 2]) * 180 / np.pi).astype(np.int64) % 360
     longest = axes.max(axis=1, initial=0)
     step = np.select([longest < 3, longest < 10, longest < 15], [90, 30, 18], 5)
-    at = np.minimum(np.arange(73) * step[:, None], 360)
+    at = np.minimum(np.arange(SIDES + 1) * step[:, None], 360)
     along, across = axes[:, :1] * _ONE * _SINES[450 - at], axes[:, 1:] * _ONE * _SINES[at]
     cosine, sine = _SINES[450 - turn][:, None], _SINES[turn][:, None]
     x = centre[:, :1] * _ONE + along * cosine - across * sine
@@ -138,10 +142,9 @@ def _quotient(a: Ints, b: Ints) -> Ints:
     return np.where((a < 0) != (b < 0), -size, size) * (b != 0)
 
 
-def _lines(start: Ints, end: Ints, size_hw: tuple[int, int]) -> tuple[Ints, Ints, Ints]:
-    """Pixels of straight lines, one or more a step along the longer direction: number of the line, y, x of each."""
-    height, width = size_hw
-    inside, (x1, y1), (x2, y2) = _clip_lines(start, end, size_hw)
+def _lines(start: Ints, end: Ints, sizes_hw: Ints) -> tuple[Ints, Ints, Ints]:
+    """Pixels of straight lines, one for each step along the longer direction: number of the line (ascending), y, x of each."""
+    inside, (x1, y1), (x2, y2) = _clip_lines(start, end, sizes_hw)
     flat = np.abs(x2 - x1) > np.abs(y2 - y1)  # steps along x
     a1, b1 = np.where(flat, x1, y1), np.where(flat, y1, x1)  # a: the direction of the steps
     a2, b2 = np.where(flat, x2, y2), np.where(flat, y2, x2)
@@ -155,16 +158,16 @@ def _lines(start: Ints, end: Ints, size_hw: tuple[int, int]) -> tuple[Ints, Ints
     a = np.where(last, (a2[number] + _HALF) >> _BITS, ((a1[number] + _HALF) >> _BITS) + k)
     b = np.where(last, b2[number] + _HALF, b1[number] + _HALF + k * slope[number]) >> _BITS
     x, y = np.where(flat[number], a, b), np.where(flat[number], b, a)
-    keep = (x >= 0) & (x < width) & (y >= 0) & (y < height)
+    keep = (x >= 0) & (x < sizes_hw[number, 1]) & (y >= 0) & (y < sizes_hw[number, 0])
     return number[keep], y[keep], x[keep]
 
 
-def _clip_lines(start: Ints, end: Ints, size_hw: tuple[int, int]) -> tuple[NDArray[np.bool_], list[Ints], list[Ints]]:
+def _clip_lines(start: Ints, end: Ints, sizes_hw: Ints) -> tuple[NDArray[np.bool_], list[Ints], list[Ints]]:
     """Cut lines at the photo's border: which are left, and their ends as `[x, y]`.
 
     The cut ends are rounded, which turns the rest of the line a little: so this must be done as OpenCV does it, in this order.
     """
-    bottom, right = ((size << _BITS) - 1 for size in size_hw)
+    bottom, right = (sizes_hw.T << _BITS) - 1
     ends = [[start[:, 0].copy(), start[:, 1].copy()], [end[:, 0].copy(), end[:, 1].copy()]]
     for axis, limit in ((1, bottom), (0, right)):  # first the lines through the upper or lower border, then left and right
         code = [_beyond(point, right, bottom) for point in ends]
@@ -179,39 +182,40 @@ def _clip_lines(start: Ints, end: Ints, size_hw: tuple[int, int]) -> tuple[NDArr
     return (_beyond(ends[0], right, bottom) | _beyond(ends[1], right, bottom)) == 0, ends[0], ends[1]
 
 
-def _beyond(point: list[Ints], right: int, bottom: int) -> Ints:
+def _beyond(point: list[Ints], right: Ints, bottom: Ints) -> Ints:
     """Bits 1, 2, 4, 8: left, right, above, below the photo."""
     x, y = point
     return (x < 0) * 1 + (x > right) * 2 + (y < 0) * 4 + (y > bottom) * 8
 
 
-def _spans(corners: Ints, size_hw: tuple[int, int]) -> list[tuple[int, Ints, Ints]]:
+def _spans(corners: Ints, sizes_hw: Ints) -> list[tuple[int, Ints, Ints]]:
     """What is filled between the sides: for each polygon its first row, and the first and last column of each row.
 
     A side fills the rows from the one of its upper corner to before that of its lower corner. On the first of them it is where
     its upper corner is, without regard to the corner's fraction of a row; then it moves by the same amount each row.
     """
-    height, width = size_hw
     row = (corners[..., 1] + _HALF) >> _BITS
-    result = []
-    for polygon, rows in zip(corners[..., 0], row):
-        down = np.where(rows[1:] > rows[:-1], 1, 0)
-        upper = np.where(down, np.arange(72), np.arange(1, 73))
-        lower = np.where(down, np.arange(1, 73), np.arange(72))
-        tall = rows[lower] - rows[upper]
-        move = _quotient((polygon[lower] - polygon[upper]) * 2 + tall, 2 * tall)
-        side = np.repeat(np.arange(72), tall)
-        k = np.arange(len(side)) - np.repeat(np.cumsum(tall) - tall, tall)
-        y = rows[upper][side] + k
-        column = (polygon[upper][side] + move[side] * k + _HALF) >> _BITS
-        keep = (y >= 0) & (y < height)
-        y, column = y[keep], column[keep]
-        top = int(y.min(initial=height))
-        first, last = np.full(max(int(y.max(initial=-1)) - top + 1, 0), width), np.full(max(int(y.max(initial=-1)) - top + 1, 0), -1)
-        np.minimum.at(first, y - top, column)
-        np.maximum.at(last, y - top, column)
-        result.append((top, np.maximum(first, 0), np.minimum(last, width - 1)))
-    return result
+    down = row[:, 1:] > row[:, :-1]
+
+    def ends(values: Ints) -> tuple[Ints, Ints]:
+        """Of the upper and the lower corner of each side, all polygons in one row."""
+        return np.where(down, values[:, :-1], values[:, 1:]).ravel(), np.where(down, values[:, 1:], values[:, :-1]).ravel()
+
+    (upper, lower), (x_upper, x_lower) = ends(row), ends(corners[..., 0])
+    tall = lower - upper
+    move = _quotient((x_lower - x_upper) * 2 + tall, 2 * tall)
+    side = np.repeat(np.arange(len(tall)), tall)
+    k = np.arange(len(side)) - np.repeat(np.cumsum(tall) - tall, tall)
+    y, column, polygon = upper[side] + k, (x_upper[side] + move[side] * k + _HALF) >> _BITS, side // SIDES
+    top, bottom = (np.clip(row.min(axis=1), 0, sizes_hw[:, 0]), np.clip(row.max(axis=1), 0, sizes_hw[:, 0]))
+    starts = np.concatenate([[0], np.cumsum(bottom - top)])  # of each polygon in the row of all their rows
+    keep = (y >= top[polygon]) & (y < bottom[polygon])
+    at = (starts[polygon] + y - top[polygon])[keep]
+    first, last = np.full(starts[-1], _FAR), np.full(starts[-1], -1)
+    np.minimum.at(first, at, column[keep])
+    np.maximum.at(last, at, column[keep])
+    first, last = np.maximum(first, 0), np.minimum(last, np.repeat(sizes_hw[:, 1], bottom - top) - 1)
+    return [(int(t), first[start:end], last[start:end]) for t, start, end in zip(top, starts, starts[1:])]
 
 
 def _mask(y: Ints, x: Ints, top: int, first: Ints, last: Ints) -> Mask:
