@@ -70,7 +70,7 @@ def convert(network: Network | str | Path) -> IntegerModel:
                 found = thresholds(cast(Stage, module), stage.accumulator_max, 2**bits - 1)
                 stage = replace(stage, thresholds=found)
             stages.append(stage)
-        scale, bias = network.grid.scale.numpy(force=True).copy(), network.grid.bias.numpy(force=True).copy()
+        scale, bias = network.grid.channel_scale().numpy(force=True).copy(), network.grid.bias.numpy(force=True).copy()
     network.train(was_training)
     return integer.validate(
         IntegerModel(spec.name, tuple(stages), spec.head, scale, bias, spec.default_size_px, spec.default_score),

@@ -1,5 +1,7 @@
 """Crops: boxes stay on what they mark, and the same seed gives the same crop."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,39 @@ def test_outside_the_photo_is_black_whatever_the_colours() -> None:
     assert (crop.max(2) == 0).mean() > 0.6
 
 
+@pytest.mark.parametrize("shape", [(40, 80), (80, 40), (300, 290)])
+def test_a_letterboxed_photo_just_fits_whatever_its_aspect(shape: tuple[int, int]) -> None:
+    how = Augmentation(
+        crop_px=128, zoom_probability=0, zoom_max=100, fit=(1, 1), letterbox=True, aspect=0.5, brightness=0, contrast=0, gain=0
+    )
+    photo, none = np.full((*shape, 3), 200, np.uint8), Sample("p", np.zeros((0, 4)), np.zeros(0, bool))
+    aspects = []
+    for seed in range(40):
+        crop, _, _ = augment(photo, none, how, np.random.default_rng(seed))
+        shown = np.argwhere(crop.max(2) > 0)
+        height, width = shown.max(0) - shown.min(0) + 1
+        assert max(height, width) == 128
+        aspects.append(width / height * shape[0] / shape[1])
+    assert 1 / 1.53 < min(aspects) < 0.8 and 1.2 < max(aspects) < 1.53
+
+
+def test_hue_saturation_and_exposure() -> None:
+    plain = Augmentation(crop_px=64, zoom_probability=0, fit=(1, 1), aspect=0, flip=0, gray=0, brightness=0, contrast=0, gain=0)
+    none = Sample("p", np.zeros((0, 4)), np.zeros(0, bool))
+
+    def colours(rgb: tuple[int, int, int], how: Augmentation) -> np.ndarray:
+        photo = np.full((64, 64, 3), rgb, np.uint8)
+        return np.array([augment(photo, none, how, np.random.default_rng(seed))[0][32, 32] for seed in range(60)]).astype(float)
+
+    grays = colours((100, 100, 100), replace(plain, hue=0.1, saturation=1.5, exposure=1.5))
+    assert (np.ptp(grays, axis=1) == 0).all() and 66 <= grays.min() < 75 and 135 < grays.max() <= 150
+    reds = colours((200, 80, 80), replace(plain, hue=0.1))
+    assert (reds.max(1) == 200).all() and (reds[:, 1] > 100).any() and (reds[:, 2] > 100).any(), "towards yellow and towards blue"
+    assert (abs(reds.min(1) - 80) <= 2).all(), "the hue leaves saturation and value alone"
+    faded = colours((200, 80, 80), replace(plain, saturation=1.5))
+    assert (faded.max(1) == 200).all() and faded.min() < 40 and faded.min(1).max() > 110 and (faded[:, 1] == faded[:, 2]).all()
+
+
 def test_a_mosaic_moves_boxes_with_its_parts() -> None:
     parts = [(np.full((64, 64, 3), n, np.uint8), np.float32([[1, 2, 3, 4]]), np.uint8([FACE])) for n in range(4)]
     pixels, boxes, kinds = join(parts)
@@ -76,7 +111,7 @@ def test_a_mosaic_moves_boxes_with_its_parts() -> None:
     assert boxes.tolist() == [[1, 2, 3, 4], [65, 2, 67, 4], [1, 66, 3, 68], [65, 66, 67, 68]] and len(kinds) == 4
 
 
-@pytest.mark.parametrize("wrong", [{"crop_px": 97}, {"face_px": (0, 3)}, {"fit": (2, 1)}, {"flip": 2.0}])
+@pytest.mark.parametrize("wrong", [{"crop_px": 97}, {"face_px": (0, 3)}, {"fit": (2, 1)}, {"flip": 2.0}, {"hue": 2.0}, {"exposure": 0.5}])
 def test_impossible_augmentations_are_refused(wrong: dict) -> None:
     with pytest.raises(SpecError):
         Augmentation(**wrong)

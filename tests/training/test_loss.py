@@ -88,6 +88,16 @@ def test_yolov2_box_term_weighs_small_faces_more() -> None:
     assert box_loss(60) == pytest.approx(0.25 * (2 - 3600 / 4096) / 2, rel=1e-4)
 
 
+def test_yolov2_knows_one_face_a_place_and_it_is_the_last() -> None:
+    torch.manual_seed(1)
+    g = torch.randn(1, 12, 4, 4)
+    first, second = [30.0, 14.0, 50.0, 34.0], [28.0, 12.0, 52.0, 38.0]  # one cell, one anchor
+    options = LossOptions(style="yolov2", free_iou=1.0)
+    alone = region_loss(g, *one(second), YOLO, 16, options)
+    both = region_loss(g, torch.tensor([[first, second]]), torch.tensor([[FACE, FACE]], dtype=torch.uint8), YOLO, 16, options)
+    assert both.total == alone.total and both.box == alone.box
+
+
 def test_yolov2_draws_boxes_to_their_anchors_at_first() -> None:
     g = torch.randn(1, 12, 4, 4)
     none = torch.zeros(1, 1, 4), torch.zeros(1, 1, dtype=torch.uint8)

@@ -29,12 +29,15 @@ class Augmentation:
         zoom_max: a photo is enlarged at most this often.
         fit: (smallest, largest) scale of the whole photo, relative to just fitting into the crop. No crop of either kind shows a
             photo smaller than the first of them, so that little of a crop is empty.
+        letterbox: what must just fit is the photo after its aspect ratio has changed, as in Darknet; else before.
         mosaic: probability that a crop is a mosaic of 2x2 crops of half the size: more faces, and smaller ones.
         aspect: largest relative change of the aspect ratio.
         small_px: faces whose longer side is below this become ignore regions.
         visible: faces of which less than this share lies in the crop become ignore regions.
         flip, gray: probabilities.
         brightness, contrast, gain: largest relative change of each; gain is per colour channel.
+        hue: largest shift of the hue, as a part of the colour circle.
+        saturation, exposure: largest factor by which each is multiplied or divided (of HSV; 1 leaves it alone).
     """
 
     crop_px: int = 320
@@ -42,6 +45,7 @@ class Augmentation:
     face_px: tuple[float, float] = (10.0, 260.0)
     zoom_max: float = 3.0
     fit: tuple[float, float] = (0.7, 1.6)
+    letterbox: bool = False
     mosaic: float = 0.5
     aspect: float = 0.1
     small_px: float = 8.0
@@ -51,6 +55,9 @@ class Augmentation:
     brightness: float = 0.3
     contrast: float = 0.3
     gain: float = 0.15
+    hue: float = 0.0
+    saturation: float = 1.0
+    exposure: float = 1.0
 
     def __post_init__(self) -> None:
         if self.crop_px % 2 or not 16 <= self.crop_px <= 2048:
@@ -59,9 +66,12 @@ class Augmentation:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise SpecError(f"augmentation: {name} must be (low, high) with 0 < low <= high, not {(low, high)}")
-        for name in ("zoom_probability", "mosaic", "flip", "gray", "visible", "aspect", "brightness", "contrast", "gain"):
+        for name in ("zoom_probability", "mosaic", "flip", "gray", "visible", "aspect", "brightness", "contrast", "gain", "hue"):
             if not 0 <= getattr(self, name) <= 1:
                 raise SpecError(f"augmentation: {name} must be in [0, 1], not {getattr(self, name)}")
+        for name in ("saturation", "exposure"):
+            if not 1 <= getattr(self, name) <= 10:
+                raise SpecError(f"augmentation: {name} must be in [1, 10], not {getattr(self, name)}")
 
 
 FACE, IGNORE = 1, 2
@@ -88,7 +98,10 @@ def augment(
     crop = np.zeros((how.crop_px, how.crop_px, 3), np.uint8)
     (left, top, right, bottom), part = _shown(photo, scale_xy, offset, how.crop_px)
     if part is not None:
-        pixels = np.asarray(part.point(_colours(how, rng)))
+        part = part.point(_colours(how, rng))
+        if (how.hue, how.saturation, how.exposure) != (0, 1, 1):
+            part = part.convert("HSV").point(_hsv(how, rng)).convert("RGB")
+        pixels = np.asarray(part)
         if rng.random() < how.gray:
             luma = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
             pixels = luma.astype(np.uint8)[:, :, None]
@@ -126,6 +139,8 @@ def _window(photo: NDArray[np.uint8], sample: Sample, how: Augmentation, rng: np
         offset = rng.uniform(0.1, 0.9, 2) * side - (face[:2] + face[2:]) / 2 * scale
         offset = np.clip(offset, np.minimum(slack, 0), np.maximum(slack, 0))
     else:
+        if how.letterbox:
+            fit = side / max(size * stretch_xy)
         scale = min(fit * np.exp(rng.uniform(*np.log(how.fit))), how.zoom_max) * stretch_xy
         offset = rng.random(2) * (side - size * scale)
     return scale, np.rint(offset)
@@ -172,3 +187,15 @@ def _colours(how: Augmentation, rng: np.random.Generator) -> list[int]:
     levels = np.arange(256)
     table = ((levels - 128) * contrast + 128)[None, :] * (brightness * gains)[:, None]
     return np.clip(np.rint(table), 0, 255).astype(int).ravel().tolist()
+
+
+def _hsv(how: Augmentation, rng: np.random.Generator) -> list[int]:
+    """A look-up table of 3 x 256 entries for hue (which goes in a circle), saturation and value.
+
+    Source: Darknet's `distort_image`; a factor is uniform in [1, largest], then inverted half of the time.
+    """
+    levels = np.arange(256)
+    shift = round(rng.uniform(-1, 1) * how.hue * 256)
+    factors = rng.uniform(1, (how.saturation, how.exposure)) ** rng.choice((-1, 1), 2)
+    scaled = [np.clip(np.rint(levels * factor), 0, 255).astype(int) for factor in factors]
+    return [*((levels + shift) % 256).tolist(), *(value for table in scaled for value in table.tolist())]

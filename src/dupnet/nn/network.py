@@ -114,11 +114,23 @@ class Stage(nn.Module):
 
 
 class GridLayer(nn.Module):
-    """The last convolution, with a learned scale and bias for each grid channel. `dtype` is as in `Stage`."""
+    """The last convolution, with a learned scale and bias for each grid channel.
 
-    def __init__(self, conv: DuplicatedConv2d, dtype: torch.dtype = torch.float32) -> None:
+    The scale is learned in units of `unit`, which undoes how much larger accumulators are than those of signs over 2-bit levels. So its
+    size, and what a step of the optimizer does to it, are the same at every precision.
+
+    Args:
+        conv: the convolution.
+        input_bits: of the levels that it reads.
+        dtype: as of `Stage`.
+    """
+
+    def __init__(self, conv: DuplicatedConv2d, input_bits: int, dtype: torch.dtype = torch.float32) -> None:
         super().__init__()
         self.conv, self.dtype = conv, dtype
+        # Odd integers in +-(2^b - 1), all alike, have a mean square of (4^b - 1) / 3; levels reach to 2^a - 1, which is 3 for 2 bits.
+        weights = 1.0 if conv.weight_bits == FULL else ((4**conv.weight_bits - 1) / 3) ** 0.5
+        self.unit = 1 / (weights * (1.0 if input_bits == FULL else (2**input_bits - 1) / 3))
         inputs = conv.kernel_size**2 * conv.in_channels * conv.map_copies
         # Levels have a mean square near 2 and signs are +-1, so this starts the grid with values of about unit size.
         self.scale = nn.Parameter(torch.full((conv.out_channels,), 1.0 if conv.weight_bits == FULL else (2 * inputs) ** -0.5))
@@ -130,7 +142,11 @@ class GridLayer(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         accumulators = self.accumulate(x).to(torch.float32)  # rounds as the reference and the core do: here the floats begin
-        return accumulators * self.scale.view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+        return accumulators * self.channel_scale().view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
+
+    def channel_scale(self) -> Tensor:
+        """`(6 * anchors,)`: the real number that one step of each channel's accumulator stands for."""
+        return self.scale * self.unit
 
 
 class Network(nn.Module):
@@ -156,7 +172,7 @@ class Network(nn.Module):
         self.stages = nn.ModuleList(
             Stage(conv, layer.pool, self._activation(bits), dtype) for conv, layer, bits, dtype in zip(convs, spec.layers, reads, dtypes)
         )
-        self.grid = GridLayer(convs[-1], dtypes[-1])
+        self.grid = GridLayer(convs[-1], spec.layers[-1].input_bits, dtypes[-1])
         with torch.no_grad():  # a face is rare: start with a low objectness
             self.grid.bias.view(-1, 6)[:, 4] = -4.0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import math
 import os
+import random
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
@@ -26,6 +28,7 @@ from dupnet.data.photos import Photos
 from dupnet.errors import CheckpointError, DupnetError, SpecError
 from dupnet.nn import checkpoint
 from dupnet.nn.network import BatchNorm, Network
+from dupnet.spec import FULL
 from dupnet.training import recipe as recipes
 from dupnet.training.loss import region_loss
 from dupnet.training.recipe import Recipe
@@ -89,13 +92,31 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     return top * (schedule.final + (1 - schedule.final) * (1 + math.cos(math.pi * progress)) / 2)
 
 
-def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW or SGD; weight decay touches convolutions' weights only."""
+def scaled(images: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
+    """A batch of square crops at another size: images `(n, 3, side, side)`, as whole numbers 0 to 255, and the boxes with them."""
+    if side == images.shape[-1]:
+        return images, boxes
+    resized = F.interpolate(images.float(), size=(side, side), mode="bilinear", antialias=True).round().clamp(0, 255)
+    return resized, boxes * (side / images.shape[-1])
+
+
+def make_optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
+    """AdamW or SGD; weight decay touches convolutions' weights only.
+
+    A group's `share` multiplies the schedule's learning rate. SGD takes smaller steps in the grid's scale `s`: it is about `1 / sqrt(2 n)`
+    for `n` inputs, so its gradient is `sqrt(2 n)` times as large as the grid's, and it needs steps of that order smaller than of a
+    number near 1. (AdamW's steps do not depend on the size of gradients.)
+    """
     options = recipe.optimizer
     weights = [p for p in network.parameters() if p.ndim == 4]
     others = [p for p in network.parameters() if p.ndim != 4]
     groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if options.kind == "sgd":
+        scale, last = network.grid.scale, recipe.spec.layers[-1]
+        if last.weight_bits != FULL:
+            groups[1]["params"] = [p for p in others if p is not scale]
+            inputs = recipe.spec.in_channels[-1] * last.map_copies * last.kernel**2
+            groups.append({"params": [scale], "weight_decay": 0.0, "share": 1 / (2 * inputs)})
         return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum)
     return torch.optim.AdamW(groups, lr=options.learning_rate)
 
@@ -186,8 +207,12 @@ class Trainer:
         recipe, spec = self.recipe, self.recipe.spec
         rate = learning_rate(recipe, self.step)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("share", 1.0)
         images, boxes, kinds = (t.to(self.device, non_blocking=True) for t in (images, boxes, kinds))
+        if recipe.sizes_px:
+            images, boxes = scaled(
+                images, boxes, recipe.sizes_px[random.Random(f"{recipe.seed} {self.step // 10}").randrange(len(recipe.sizes_px))]
+            )
         seen = self.step * recipe.batch * self.world
         losses = region_loss(self.forward(images), boxes, kinds, spec.head, spec.stride, recipe.loss, seen=seen)
         self.optimizer.zero_grad(set_to_none=True)

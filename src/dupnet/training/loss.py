@@ -134,6 +134,11 @@ def region_loss(
     if options.style == "iou":
         answers |= shape_iou > options.shape_iou
     which, anchor = answers.nonzero(as_tuple=True)
+    if options.style == "yolov2":  # of several faces that fall on the same place the last one counts, as it overwrites in Darknet
+        place = ((photo[which] * rows + row[which]) * columns + column[which]) * len(anchors) + anchor
+        last = torch.arange(len(which), device=grid.device)
+        latest = place.new_full((weight.numel(),), -1).scatter_reduce_(0, place, last, "amax")[place] == last
+        which, anchor = which[latest], anchor[latest]
     at = (photo[which], row[which], column[which], anchor)
     iou, giou = generalized_iou(predicted[at], truth[which])
     mean_iou = iou.detach().mean() if len(which) else grid.new_zeros(())

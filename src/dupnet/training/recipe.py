@@ -67,6 +67,7 @@ class Recipe:
         ema: decay of the moving average of the weights, which is what is shipped; 0 for none.
         start_from: a checkpoint whose weights this run begins with, or "".
         weights: how often photos of a top folder are drawn, relative to 1.
+        sizes_px: the crops of every ten steps are scaled to one of these sides, as Darknet does with `random = 1`; none: all are `crop_px`.
         checkpoint_steps: a checkpoint is written this often.
     """
 
@@ -77,6 +78,7 @@ class Recipe:
     ema: float = 0.999
     start_from: str = ""
     checkpoint_steps: int = 500
+    sizes_px: tuple[int, ...] = ()
     weights: dict[str, float] = field(default_factory=dict)
     network: NetworkOptions = field(default_factory=NetworkOptions)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -94,6 +96,8 @@ class Recipe:
             raise SpecError(f"recipe: ema must be in [0, 1), not {self.ema}")
         if self.augmentation.crop_px % self.spec.stride:
             raise SpecError(f"recipe: crop_px must be a multiple of the model's stride {self.spec.stride}, not {self.augmentation.crop_px}")
+        if wrong := [side for side in self.sizes_px if side < 1 or side % self.spec.stride]:
+            raise SpecError(f"recipe: sizes_px must be multiples of the model's stride {self.spec.stride}, not {wrong[0]}")
 
 
 def names() -> list[str]:
@@ -138,7 +142,8 @@ def with_model(recipe: Recipe, *, spec: str | None = None, activation: Literal["
 
     Args:
         recipe: what stays.
-        spec: a name that `dupnet.zoo.get` knows; None for the recipe's own. A row of the paper's tables brings its activation along.
+        spec: a name that `dupnet.zoo.get` knows; None for the recipe's own. A row of the paper's tables brings its activation along, and if
+            it stands alone, its layers only: the head and the default size and score stay the recipe's.
         activation: `"hwgq"` or `"pact"`; None for the row's, or the recipe's.
 
     Example:
@@ -146,9 +151,15 @@ def with_model(recipe: Recipe, *, spec: str | None = None, activation: Literal["
         >>> changed.spec.name, changed.network.activation
         ('table6/dupnet-l', 'hwgq')
     """
-    row = paper.row(spec) if spec else None
+    if spec is None:
+        row, model = None, recipe.spec
+    else:
+        row, model = paper.row(spec.partition(":")[0]), zoo.get(spec)
+        if paper.row(spec):
+            ours = recipe.spec
+            model = replace(model, head=ours.head, default_size_px=ours.default_size_px, default_score=ours.default_score)
     network = replace(recipe.network, activation=activation or (row.activation if row else recipe.network.activation))
-    return replace(recipe, spec=zoo.get(spec) if spec else recipe.spec, network=network)
+    return replace(recipe, spec=model, network=network)
 
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:

@@ -48,8 +48,11 @@ class Crops(Dataset[Crop]):
     def __getitem__(self, index: int) -> Crop:
         rng = np.random.default_rng([self.seed, index])
         if rng.random() < self.how.mosaic:
-            return join([self._crop(self.part, rng) for _ in range(4)])
-        return self._crop(self.how, rng)
+            pixels, boxes, kinds = join([self._crop(self.part, rng) for _ in range(4)])
+        else:
+            pixels, boxes, kinds = self._crop(self.how, rng)
+        order = rng.permutation(len(boxes))  # which faces count where only so many may (`LossOptions.faces_max`) is chance
+        return pixels, boxes[order], kinds[order]
 
     def _crop(self, how: Augmentation, rng: np.random.Generator) -> Crop:
         number = int(np.searchsorted(self.cumulative, rng.random(), side="right"))
