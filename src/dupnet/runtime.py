@@ -30,6 +30,7 @@ class Detector:
         name: of the model.
         default_size: long side of the scaled photo in pixels, unless `detect` is told another.
         default_score: lowest score kept, unless `detect` is told another.
+        default_iou: of two boxes that overlap by more than this the better stays, unless `detect` is told another.
         stride: the sides of an input map are multiples of it, in pixels.
         kernels: name of the kernels that run it.
 
@@ -60,6 +61,7 @@ class Detector:
         self.name: str = self._model.name
         self.default_size: int = self._model.default_size
         self.default_score: float = self._model.default_score
+        self.default_iou: float = DEFAULT_IOU
         self.stride: int = self._model.stride
         self.kernels: str = self._model.kernels
 
@@ -84,7 +86,7 @@ class Detector:
         """
         size = self.default_size if size is None else size
         score = self.default_score if score is None else score
-        iou = DEFAULT_IOU if iou is None else iou
+        iou = self.default_iou if iou is None else iou
         check_arguments(size, score, iou)
         photo = image.read(source)
         pixels = np.ascontiguousarray(photo)

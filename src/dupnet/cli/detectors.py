@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from dupnet.nn.detection import NetworkDetector
+    from dupnet.nn.eresfd import EResFDDetector
     from dupnet.runtime import Detector
 
 
-def open_detector(model: str | None, *, threads: int) -> Detector | NetworkDetector:
-    """The detector that `model` names: a checkpoint (`.pt`, `.pth`) runs in torch, anything else in the C core.
+def open_detector(model: str | None, *, threads: int) -> Detector | NetworkDetector | EResFDDetector:
+    """The detector that `model` names: a checkpoint (`.pt`, `.pth`) or EResFD's published weights
+    (`.base.pth` and its two siblings) run in torch, anything else in the C core.
 
     Raises:
         ModuleNotFoundError: a checkpoint, but no torch; the program says what to install.
@@ -22,7 +24,10 @@ def open_detector(model: str | None, *, threads: int) -> Detector | NetworkDetec
         return Detector(model, threads=threads)
     import torch
 
+    from dupnet.nn import eresfd
     from dupnet.nn.detection import NetworkDetector
 
     torch.set_num_threads(threads)
+    if eresfd.is_published(model):
+        return eresfd.EResFDDetector(model, device="auto")
     return NetworkDetector(model, device="auto")

@@ -100,10 +100,8 @@ def command(
     \b
         dupnet evaluate a.dnet b.dnet --wider FACES --detections "YuNet=trees/yunet" --report out.html
     """
-    from dupnet.detections import DEFAULT_IOU
     from dupnet.evaluation import wider as protocol
 
-    iou = DEFAULT_IOU if iou is None else iou
     _check_pictures(report, plots)
     contenders = _distinct([_model(model, size, score, iou, threads) for model in models] + [_tree(text) for text in trees])
     samples, difficulty, images = protocol.data_set(wider, split)
@@ -139,7 +137,7 @@ def _check_pictures(report: Path | None, plots: Sequence[Path]) -> None:
             raise DataError(f"{path}: the folder {path.parent} does not exist")
 
 
-def _model(model: str, size: int | None, score: float, iou: float, threads: int) -> Contender:
+def _model(model: str, size: int | None, score: float, iou: float | None, threads: int) -> Contender:
     """A packed model or a checkpoint: whatever finds boxes in a photo by itself."""
     from dupnet import integer, packed, zoo
     from dupnet.cli.detectors import open_detector
@@ -148,22 +146,23 @@ def _model(model: str, size: int | None, score: float, iou: float, threads: int)
     detector = open_detector(model, threads=threads)
     path = zoo.model_path(model)
     side = size or detector.default_size
+    overlap = detector.default_iou if iou is None else iou
     by = f"kernels {detector.kernels}" if isinstance(detector, Detector) else f"torch on {next(detector.network.parameters()).device.type}"
     conditions = {
         "Model": f"{model}, as shipped" if model == detector.name else str(path),
         "SHA-256": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
         "Long side": f"{side} px",
         "Lowest score": f"{score:g}",
-        "Suppression": f"IoU above {iou:g}",
+        "Suppression": f"IoU above {overlap:g}",
         "Run by": f"{by}, {threads} thread{'s' * (threads > 1)}",
     }
     return Contender(
         detector.name,
-        lambda photo: detector.detect(photo, size=side, score=score, iou=iou),
+        lambda photo: detector.detect(photo, size=side, score=score, iou=overlap),
         conditions,
-        integer.spec_of(packed.load(path)) if isinstance(detector, Detector) else detector.network.spec,
+        integer.spec_of(packed.load(path)) if isinstance(detector, Detector) else getattr(detector.network, "spec", None),
         path.stat().st_size if isinstance(detector, Detector) else None,
-        {"model": detector.name, "size": side, "score": score, "iou": iou},
+        {"model": detector.name, "size": side, "score": score, "iou": overlap},
     )
 
 

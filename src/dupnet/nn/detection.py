@@ -25,7 +25,7 @@ class NetworkDetector:
         device: `"cpu"`, `"cuda"`, or `"auto"` for a GPU where there is one.
 
     Attributes:
-        name, default_size, default_score, stride: as of `dupnet.Detector`, from the network's spec.
+        name, default_size, default_score, default_iou, stride: as of `dupnet.Detector`, from the network's spec.
 
     Raises:
         CheckpointError: the file cannot be used.
@@ -43,6 +43,7 @@ class NetworkDetector:
         self.name = network.spec.name
         self.default_size = network.spec.default_size_px
         self.default_score = network.spec.default_score
+        self.default_iou = DEFAULT_IOU
         self.stride = network.spec.stride
 
     def __repr__(self) -> str:
@@ -52,7 +53,7 @@ class NetworkDetector:
         """Find boxes in a photo: arguments, result and errors are those of `dupnet.Detector.detect`."""
         size = self.default_size if size is None else size
         score = self.default_score if score is None else score
-        iou = DEFAULT_IOU if iou is None else iou
+        iou = self.default_iou if iou is None else iou
         check_arguments(size, score, iou)
         return detect(self.network, source, size=int(size), score=score, iou=iou)
 

@@ -19,7 +19,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from dupnet.detections import nms
+from dupnet import image
+from dupnet.detections import Detections, check_arguments, nms
 from dupnet.errors import CheckpointError
 
 STRIDES = (4, 8, 16, 32, 64, 128)
@@ -218,6 +219,47 @@ def boxes(network: EResFD, pixels: NDArray[np.uint8], *, score: float, iou: floa
     found = decode(location[order], anchors(shapes)[order])
     kept = nms(found, scores[order], threshold=iou, most=BOXES_MAX)
     return found[kept], scores[order][kept]
+
+
+class EResFDDetector:
+    """An EResFD with the names of `dupnet.Detector`, so that either serves where boxes are wanted.
+
+    Args:
+        network: a network, or the path of one of the published files (`load_published`).
+        device: `"cpu"`, `"cuda"`, or `"auto"` for a GPU where there is one.
+
+    Attributes:
+        name, default_size, default_score, default_iou: as of `dupnet.Detector`.
+
+    Raises:
+        CheckpointError: a file cannot be used.
+    """
+
+    name = "eresfd"
+    default_size = 640
+    default_score = 0.5
+    default_iou = 0.3
+
+    def __init__(self, network: EResFD | str | Path, *, device: str = "cpu") -> None:
+        if not isinstance(network, EResFD):
+            network = load_published(network)
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.network = network.eval().to(device)
+
+    def __repr__(self) -> str:
+        return f"EResFDDetector(size={self.default_size}, score={self.default_score:.2f})"
+
+    def detect(self, source: image.Source, *, size: int | None = None, score: float | None = None, iou: float | None = None) -> Detections:
+        """Find boxes in a photo: arguments, result and errors are those of `dupnet.Detector.detect`; at most `BOXES_MAX` boxes."""
+        size = self.default_size if size is None else size
+        score = self.default_score if score is None else score
+        iou = self.default_iou if iou is None else iou
+        check_arguments(size, score, iou)
+        photo = image.read(source)
+        view = image.to_input(photo, int(size), stride=1)
+        found, scores = boxes(self.network, view.pixels, score=score, iou=iou)
+        return Detections(image.to_photo(found, view), scores, photo)
 
 
 PARTS = ("base", "loc", "conf")
