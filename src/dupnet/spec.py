@@ -167,6 +167,26 @@ class ModelSpec:
         return all(FULL not in (layer.weight_bits, layer.input_bits) for layer in self.layers)
 
 
+@dataclass(frozen=True)
+class EResFDSpec:
+    """EResFD, a float detector of another kind (`dupnet.nn.eresfd`): no quantized layers, no grid, no packed file.
+
+    Attributes:
+        channels: of every map behind the stem, a multiple of 4; 16 is the published "1x".
+    """
+
+    channels: int = 16
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.channels, int) or isinstance(self.channels, bool) or not 4 <= self.channels <= 1024 or self.channels % 4:
+            raise SpecError(f"eresfd: channels must be a multiple of 4 up to 1024, not {self.channels!r}")
+
+    @property
+    def name(self) -> str:
+        """What files and tables call it."""
+        return "eresfd" if self.channels == 16 else f"eresfd-{self.channels}"
+
+
 def from_toml(text: str, *, source: str = "spec") -> ModelSpec:
     """Parse a spec.
 

@@ -18,6 +18,7 @@ from dupnet.cli import main
 from dupnet.errors import CheckpointError
 from dupnet.nn import eresfd
 from dupnet.nn.eresfd import EResFD
+from dupnet.spec import EResFDSpec
 
 OURS_TO_PUBLISHED = {
     "stem.": lambda rest: f"base.conv{int(rest[0]) + 1}{rest[1:]}",
@@ -47,7 +48,7 @@ def publish(network: EResFD, folder: Path) -> Path:
 @pytest.fixture
 def network() -> EResFD:
     torch.manual_seed(3)
-    return EResFD(channels=8).eval()
+    return EResFD(EResFDSpec(8)).eval()
 
 
 def test_the_published_size() -> None:
@@ -84,7 +85,7 @@ def test_anchors_and_boxes_by_hand() -> None:
 
 def test_weights_survive_the_way_to_the_published_files_and_back(network: EResFD, tmp_path: Path) -> None:
     loaded = eresfd.load_published(publish(network, tmp_path))
-    assert loaded.channels == 8 and not loaded.training
+    assert loaded.spec.channels == 8 and not loaded.training
     for name, tensor in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], tensor), name
 

@@ -12,6 +12,7 @@ from torch import Tensor
 from dupnet.data.augmentation import FACE, IGNORE
 from dupnet.nn import eresfd
 from dupnet.nn.eresfd import EResFD, Level
+from dupnet.spec import EResFDSpec
 from dupnet.training.multibox import MultiboxOptions, encode, match_anchors, multibox_loss
 
 
@@ -86,7 +87,7 @@ def test_a_photo_without_faces_is_learned_from() -> None:
 
 def test_it_learns_one_photo_by_heart() -> None:
     torch.manual_seed(0)
-    network = EResFD(channels=8)
+    network = EResFD(EResFDSpec(8))
     optimizer = torch.optim.AdamW(network.parameters(), lr=5e-3)
     image = torch.randint(0, 80, (2, 3, 64, 64), dtype=torch.uint8)
     boxes = torch.tensor([[[8.0, 10, 28, 35]], [[30.0, 25, 50, 50]]])

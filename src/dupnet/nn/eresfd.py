@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dupnet import image
 from dupnet.detections import Detections, check_arguments, nms
 from dupnet.errors import CheckpointError
+from dupnet.spec import EResFDSpec
 
 STRIDES = (4, 8, 16, 32, 64, 128)
 """Pixels per cell of each level."""
@@ -104,7 +105,7 @@ class EResFD(nn.Module):
     """The network.
 
     Args:
-        channels: of every map behind the stem, a multiple of 4; 16 is the published "1x".
+        spec: its width.
 
     Example:
         >>> network = EResFD()
@@ -114,11 +115,10 @@ class EResFD(nn.Module):
         [(120, 160), (60, 80), (30, 40), (15, 20), (8, 10), (4, 5)]
     """
 
-    def __init__(self, channels: int = 16) -> None:
+    def __init__(self, spec: EResFDSpec | None = None) -> None:
         super().__init__()
-        if channels < 4 or channels % 4:
-            raise ValueError(f"channels must be a multiple of 4, not {channels}")
-        self.channels = channels
+        self.spec = spec or EResFDSpec()
+        channels = self.spec.channels
         levels = len(STRIDES)
         self.stem = nn.Sequential(
             conv_bn(3, channels // 2, 5, stride=4, relu=False),
@@ -308,7 +308,7 @@ def load_published(path: str | Path) -> EResFD:
                 name = re.sub(pattern, ours, name)
             state[name] = tensor
     try:
-        network = EResFD(channels=state["stem.3.body.0.weight"].shape[0])
+        network = EResFD(EResFDSpec(state["stem.3.body.0.weight"].shape[0]))
         network.load_state_dict(state)
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
         raise CheckpointError(f"{stem}: the weights are not those of an EResFD: {' '.join(str(error).split())[:300]}") from None
