@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import MISSING, fields, is_dataclass
+from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from dupnet.errors import SpecError
@@ -39,6 +40,10 @@ def build(kind: Any, table: object, *, where: str = "") -> Any:
 def _fit(value: object, hint: Any, where: str, name: str) -> Any:
     """`value` as the type `hint`: lists become tuples, integers floats; anything else must have the type already."""
     origin, arguments = get_origin(hint), get_args(hint)
+    if origin is UnionType:  # of dataclasses: the first that knows the keys
+        kinds = [kind for kind in arguments if isinstance(value, kind)]
+        kinds += [kind for kind in arguments if isinstance(value, dict) and value.keys() <= {field.name for field in fields(kind)}]
+        hint = (kinds or arguments)[0]
     if isinstance(hint, type) and is_dataclass(hint):
         return value if isinstance(value, hint) else build(hint, value, where=f"{where}[{name}]")
     if origin is tuple and isinstance(value, (list, tuple)):

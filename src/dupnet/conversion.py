@@ -14,6 +14,7 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from dupnet import integer
 from dupnet.errors import ConversionError
@@ -23,7 +24,7 @@ from dupnet.nn.duplication import DuplicatedConv2d
 from dupnet.nn.network import Network, Stage
 
 
-def convert(network: Network | str | Path) -> IntegerModel:
+def convert(network: nn.Module | str | Path) -> IntegerModel:
     """Convert a network, or the checkpoint that holds it.
 
     Raises:
@@ -38,8 +39,10 @@ def convert(network: Network | str | Path) -> IntegerModel:
 
     Source: IFQ-Net's composition of convolution, batch norm and quantization.
     """
-    if not isinstance(network, Network):
+    if isinstance(network, (str, Path)):
         network = checkpoint.load(network)
+    if not isinstance(network, Network):
+        raise ConversionError(f"only a dupnet.nn.Network has an integer form, not {type(network).__name__}, whose layers are floats")
     spec = network.spec
     if not spec.is_integer:
         number = next(n for n, layer in enumerate(spec.layers, 1) if 32 in (layer.weight_bits, layer.input_bits))

@@ -186,6 +186,11 @@ class EResFDSpec:
         """What files and tables call it."""
         return "eresfd" if self.channels == 16 else f"eresfd-{self.channels}"
 
+    @property
+    def stride(self) -> int:
+        """An input may have any size."""
+        return 1
+
 
 def from_toml(text: str, *, source: str = "spec") -> ModelSpec:
     """Parse a spec.

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dupnet.data.augmentation import FACE, IGNORE, Augmentation, augment, join
+from dupnet.data.augmentation import FACE, IGNORE, Augmentation, _anchored, augment, join
 from dupnet.data.sample import Sample
 from dupnet.errors import SpecError
 
@@ -125,3 +125,14 @@ def test_extreme_photos_and_boxes() -> None:
         for seed in range(10):
             crop, boxes, _ = augment(photo, sample, PLAIN, np.random.default_rng(seed))
             assert crop.shape == (128, 128, 3) and np.isfinite(boxes).all()
+
+
+def test_data_anchor_sampling_draws_smaller_anchors_and_the_next_larger_one() -> None:
+    rng = np.random.default_rng(0)
+    face = np.array([10.0, 10, 74, 110])  # its side is 80, nearest to 64
+    heights = np.array([_anchored(face, (16, 32, 64, 128, 256, 512), rng) for _ in range(4000)])
+    sides = heights * 80 / 100
+    assert sides.min() >= 8 and sides.max() <= 160  # half of 16; twice the face, before twice 128
+    shares = [float(((sides >= low) & (sides < high)).mean()) for low, high in ((8, 16), (128, 160))]
+    # Below 16 only anchor 16 reaches (a third of its range, a quarter of the draws); above 128 only anchor 128 (32 of 96).
+    np.testing.assert_allclose(shares, [1 / 4 / 3, 1 / 4 / 3], atol=0.02)

@@ -22,9 +22,11 @@ from dupnet.data.augmentation import Augmentation
 from dupnet.data.photos import Photos
 from dupnet.errors import CheckpointError, DataError, DupnetError, SpecError
 from dupnet.nn import Network, checkpoint
-from dupnet.spec import HeadSpec, LayerSpec, ModelSpec
+from dupnet.nn.eresfd import EResFD
+from dupnet.spec import EResFDSpec, HeadSpec, LayerSpec, ModelSpec
 from dupnet.training import recipe as recipes
 from dupnet.training.loop import Run, Trainer, reestimate_batch_norm, train
+from dupnet.training.multibox import MultiboxOptions
 from dupnet.training.recipe import Optimizer, Recipe, Schedule
 from dupnet.training.targets import Crops, batches
 
@@ -212,3 +214,25 @@ def test_two_processes_train_one_network(tiny_wider: Path, tmp_path: Path) -> No
     assert done.returncode == 0, done.stderr[-2000:]
     rows = list(csv.DictReader(open(tmp_path / "run" / "metrics.csv")))
     assert rows[-1]["step"] == "60" and rows[-1]["images"] == "240"
+
+
+def test_eresfd_trains_in_the_same_loop_and_resumes_bit_for_bit(tiny_wider: Path, tmp_path: Path) -> None:
+    recipe = replace(RECIPE, spec=EResFDSpec(8), multibox=MultiboxOptions(negatives="focal"))
+    whole = train(recipe, data=tiny_wider, out=tmp_path / "whole", progress=False, workers=0)
+    assert isinstance(whole, EResFD) and isinstance(checkpoint.load_any(tmp_path / "whole" / "network.pt"), EResFD)
+
+    trainer = Trainer(recipe, Run(tiny_wider, tmp_path / "cut", workers=0))
+    for batch in trainer.batches(0, 4):
+        trainer.take_step(*batch)
+    trainer.save()
+    train(recipe, data=tiny_wider, out=tmp_path / "cut", resume=True, progress=False, workers=0)
+    for name, tensor in weights(tmp_path / "whole").items():
+        assert torch.equal(tensor, weights(tmp_path / "cut")[name]), name
+
+    again = replace(recipe, start_from=str(tmp_path / "whole" / "network.pt"))
+    started = Trainer(again, Run(tiny_wider, tmp_path / "again", workers=0)).network
+    assert torch.equal(started.mixing, whole.mixing)
+    with pytest.raises(CheckpointError, match="an EResFD, a float detector"):
+        checkpoint.load(tmp_path / "whole" / "network.pt")
+    with pytest.raises(CheckpointError, match="do not fit"):
+        Trainer(replace(again, spec=EResFDSpec(16)), Run(tiny_wider, tmp_path / "wide", workers=0))

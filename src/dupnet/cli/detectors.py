@@ -24,10 +24,10 @@ def open_detector(model: str | None, *, threads: int) -> Detector | NetworkDetec
         return Detector(model, threads=threads)
     import torch
 
-    from dupnet.nn import eresfd
+    from dupnet.nn import checkpoint
     from dupnet.nn.detection import NetworkDetector
+    from dupnet.nn.eresfd import EResFD, EResFDDetector
 
     torch.set_num_threads(threads)
-    if eresfd.is_published(model):
-        return eresfd.EResFDDetector(model, device="auto")
-    return NetworkDetector(model, device="auto")
+    network = checkpoint.load_any(model)
+    return EResFDDetector(network, device="auto") if isinstance(network, EResFD) else NetworkDetector(network, device="auto")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,11 @@ import click
 @click.option("--spec", help="Train this model instead of the recipe's: a name that `dupnet zoo` lists, or a TOML file, also with changes.")
 @click.option(
     "--activation", type=click.Choice(["hwgq", "pact"]), help="Quantizer of the activations.  [default: the recipe's, or the row's]"
+)
+@click.option(
+    "--start-from",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Begin with the weights of a checkpoint, or with EResFD's published ones.  [default: the recipe's]",
 )
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the run.  [default: runs/RECIPE]")
 @click.option(
@@ -34,6 +40,7 @@ def command(
     data: Path,
     spec: str | None,
     activation: Literal["hwgq", "pact"] | None,
+    start_from: Path | None,
     out: Path | None,
     cache: Path | None,
     resume: bool,
@@ -53,6 +60,8 @@ def command(
     from dupnet.training import recipe as recipes
 
     checked = recipes.with_model(recipes.load(recipe), spec=spec, activation=activation)
+    if start_from:
+        checked = replace(checked, start_from=str(start_from))
     out = out or Path("runs") / (Path(recipe).stem + (f"-{re.sub('[^A-Za-z0-9.=+-]', '-', spec)}" if spec else ""))
     how: dict[str, Any] = {"cache": cache, "device": device, "workers": workers, "compile": compile}
     if measure:

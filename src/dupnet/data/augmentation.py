@@ -26,6 +26,7 @@ class Augmentation:
         zoom_probability: share of crops that bring one random face to a random size; the others show the photo as a whole, at a
             random scale.
         face_px: (smallest, largest) height that a zoomed face gets, log-uniform.
+        anchors_px: sides of anchors; with them a zoomed face gets its size by data-anchor sampling instead (`_anchored`).
         zoom_max: a photo is enlarged at most this often.
         fit: (smallest, largest) scale of the whole photo, relative to just fitting into the crop. No crop of either kind shows a
             photo smaller than the first of them, so that little of a crop is empty.
@@ -43,6 +44,7 @@ class Augmentation:
     crop_px: int = 320
     zoom_probability: float = 0.7
     face_px: tuple[float, float] = (10.0, 260.0)
+    anchors_px: tuple[float, ...] = ()
     zoom_max: float = 3.0
     fit: tuple[float, float] = (0.7, 1.6)
     letterbox: bool = False
@@ -133,7 +135,7 @@ def _window(photo: NDArray[np.uint8], sample: Sample, how: Augmentation, rng: np
     faces = sample.boxes[~sample.ignore]
     if len(faces) and rng.random() < how.zoom_probability:
         face = faces[rng.integers(len(faces))]
-        wanted = np.exp(rng.uniform(*np.log(how.face_px)))
+        wanted = _anchored(face, how.anchors_px, rng) if how.anchors_px else np.exp(rng.uniform(*np.log(how.face_px)))
         scale = min(max(wanted / max(face[3] - face[1], 1.0), how.fit[0] * fit), how.zoom_max) * stretch_xy
         slack = side - size * scale
         offset = rng.uniform(0.1, 0.9, 2) * side - (face[:2] + face[2:]) / 2 * scale
@@ -144,6 +146,22 @@ def _window(photo: NDArray[np.uint8], sample: Sample, how: Augmentation, rng: np
         scale = min(fit * np.exp(rng.uniform(*np.log(how.fit))), how.zoom_max) * stretch_xy
         offset = rng.random(2) * (side - size * scale)
     return scale, np.rint(offset)
+
+
+def _anchored(face: NDArray[np.float64], anchors: tuple[float, ...], rng: np.random.Generator) -> float:
+    """A height for a face by data-anchor sampling: of the anchor nearest to its side, the next larger and all smaller ones one is drawn,
+    and a side from half of it to twice it; but a face is never more than doubled for the next larger one.
+
+    Source: PyramidBox (Tang et al., 2018), section 3.3, which EResFD uses.
+    """
+    width, height = np.maximum(face[2:] - face[:2], 1.0)
+    side = float(np.sqrt(width * height))
+    nearest = int(np.abs(np.asarray(anchors) - side).argmin())
+    drawn = int(rng.integers(min(nearest + 1, len(anchors) - 1) + 1))
+    low, high = anchors[drawn] / 2, anchors[drawn] * 2
+    if drawn > nearest:
+        high = max(low, min(high, 2 * side))
+    return float(rng.uniform(low, high)) * height / side
 
 
 def _shown(

@@ -27,10 +27,11 @@ from dupnet.data import wider
 from dupnet.data.photos import Photos
 from dupnet.errors import CheckpointError, DupnetError, SpecError
 from dupnet.nn import checkpoint
-from dupnet.nn.network import BatchNorm, Network
-from dupnet.spec import FULL
+from dupnet.nn.eresfd import EResFD
+from dupnet.nn.network import Network
+from dupnet.spec import FULL, EResFDSpec
 from dupnet.training import recipe as recipes
-from dupnet.training.loss import region_loss
+from dupnet.training.detectors import compute_loss, make_network
 from dupnet.training.recipe import Recipe
 from dupnet.training.targets import Crops, batches
 
@@ -100,7 +101,7 @@ def scaled(images: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
     return resized, boxes * (side / images.shape[-1])
 
 
-def make_optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(network: Network | EResFD, recipe: Recipe) -> torch.optim.Optimizer:
     """AdamW or SGD; weight decay touches convolutions' weights only.
 
     A group's `share` multiplies the schedule's learning rate. SGD takes smaller steps in the grid's scale `s`: it is about `1 / sqrt(2 n)`
@@ -112,19 +113,19 @@ def make_optimizer(network: Network, recipe: Recipe) -> torch.optim.Optimizer:
     others = [p for p in network.parameters() if p.ndim != 4]
     groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
     if options.kind == "sgd":
-        scale, last = network.grid.scale, recipe.spec.layers[-1]
-        if last.weight_bits != FULL:
+        if isinstance(network, Network) and network.spec.layers[-1].weight_bits != FULL:
+            scale, last = network.grid.scale, network.spec.layers[-1]
             groups[1]["params"] = [p for p in others if p is not scale]
-            inputs = recipe.spec.in_channels[-1] * last.map_copies * last.kernel**2
+            inputs = network.spec.in_channels[-1] * last.map_copies * last.kernel**2
             groups.append({"params": [scale], "weight_decay": 0.0, "share": 1 / (2 * inputs)})
         return torch.optim.SGD(groups, lr=options.learning_rate, momentum=options.momentum)
     return torch.optim.AdamW(groups, lr=options.learning_rate)
 
 
 @torch.no_grad()
-def reestimate_batch_norm(network: Network, images: Iterator[Tensor]) -> None:
+def reestimate_batch_norm(network: nn.Module, images: Iterator[Tensor]) -> None:
     """Set the batch norms' statistics to the mean over `images` under the present weights (averaged weights never met a batch)."""
-    norms = [module for module in network.modules() if isinstance(module, BatchNorm)]
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
     momenta = [norm.momentum for norm in norms]
     was_training = network.training
     network.train()
@@ -149,18 +150,18 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
             # TF32 rounds a convolution's inputs to 10 bits of mantissa and keeps float32 sums: integers up to 2048 pass unchanged.
-            largest = max((2**layer.input_bits - 1) * layer.weight_copies for layer in recipe.spec.layers)
-            torch.backends.cudnn.allow_tf32 = largest <= 2048
+            layers = () if isinstance(recipe.spec, EResFDSpec) else recipe.spec.layers
+            torch.backends.cudnn.allow_tf32 = all((2**layer.input_bits - 1) * layer.weight_copies <= 2048 for layer in layers)
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
         torch.manual_seed(recipe.seed)
-        self.network = Network(recipe.spec, recipe.network)
+        self.network = make_network(recipe)
         if recipe.start_from and not resuming:
-            start = checkpoint.load(recipe.start_from)
+            start = checkpoint.load_any(recipe.start_from)
             if [p.shape for p in start.parameters()] != [p.shape for p in self.network.parameters()]:
                 raise CheckpointError(f"{recipe.start_from}: holds a {start.spec.name!r}, whose weights do not fit {recipe.spec.name!r}")
             self.network.load_state_dict(start.state_dict())
-        self.network = self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()} if recipe.ema else {}
         self.optimizer = make_optimizer(self.network, recipe)
         self.step = 0
@@ -204,7 +205,7 @@ class Trainer:
 
     def take_step(self, images: Tensor, boxes: Tensor, kinds: Tensor) -> dict[str, Tensor]:
         """One optimizer step; returns the scalars to log (on the device, so that nothing waits)."""
-        recipe, spec = self.recipe, self.recipe.spec
+        recipe = self.recipe
         rate = learning_rate(recipe, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("share", 1.0)
@@ -214,7 +215,7 @@ class Trainer:
                 images, boxes, recipe.sizes_px[random.Random(f"{recipe.seed} {self.step // 10}").randrange(len(recipe.sizes_px))]
             )
         seen = self.step * recipe.batch * self.world
-        losses = region_loss(self.forward(images), boxes, kinds, spec.head, spec.stride, recipe.loss, seen=seen)
+        losses = compute_loss(recipe, self.forward(images), boxes, kinds, seen=seen)
         self.optimizer.zero_grad(set_to_none=True)
         losses.total.backward()  # type: ignore[no-untyped-call]
         limit = recipe.optimizer.clip_norm or math.inf
@@ -245,11 +246,11 @@ class Trainer:
             world=self.world,
         )
 
-    def finished(self) -> Network:
+    def finished(self) -> Network | EResFD:
         """The network to ship: averaged weights, batch norms estimated for them."""
-        network = Network(self.recipe.spec, self.recipe.network)
+        network = make_network(self.recipe)
         network.load_state_dict(self.average or self.network.state_dict())
-        network = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Batches past the run's end: never trained on, and the same in every process, so that all return the same network.
         first = self.recipe.steps * self.world
         stream = batches(
@@ -313,7 +314,7 @@ def train(
     device: str = "auto",
     workers: int = 1,
     compile: bool = False,
-) -> Network:
+) -> Network | EResFD:
     """Train a network.
 
     Args:

@@ -12,8 +12,9 @@ from dupnet import spec as model_spec
 from dupnet.data.augmentation import Augmentation
 from dupnet.errors import SpecError
 from dupnet.nn.network import NetworkOptions
-from dupnet.spec import ModelSpec
+from dupnet.spec import EResFDSpec, ModelSpec
 from dupnet.training.loss import LossOptions
+from dupnet.training.multibox import MultiboxOptions
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -60,7 +61,7 @@ class Recipe:
     """One training run.
 
     Attributes:
-        spec: what is trained; in TOML a name that `dupnet.zoo.get` knows, a path to a spec, or a table.
+        spec: what is trained; in TOML a name that `dupnet.zoo.get` knows, "eresfd", a path to a spec, or a table.
         steps: optimizer steps; `batch` crops each (per process).
         batch: crops of one process and step.
         seed: of initial weights and of every crop.
@@ -69,9 +70,10 @@ class Recipe:
         weights: how often photos of a top folder are drawn, relative to 1.
         sizes_px: the crops of every ten steps are scaled to one of these sides, as Darknet does with `random = 1`; none: all are `crop_px`.
         checkpoint_steps: a checkpoint is written this often.
+        network, loss: of the detectors with a grid; multibox: EResFD's loss.
     """
 
-    spec: ModelSpec
+    spec: ModelSpec | EResFDSpec
     steps: int
     batch: int = 16
     seed: int = 0
@@ -83,6 +85,7 @@ class Recipe:
     network: NetworkOptions = field(default_factory=NetworkOptions)
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss: LossOptions = field(default_factory=LossOptions)
+    multibox: MultiboxOptions = field(default_factory=MultiboxOptions)
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
 
@@ -129,7 +132,9 @@ def load(recipe: str | Path) -> Recipe:
 def from_dict(table: dict[str, Any], *, source: str = "recipe") -> Recipe:
     """A recipe from plain data, as TOML gives it or `to_dict` made it."""
     try:
-        if isinstance(spec := table.get("spec"), str):
+        if (spec := table.get("spec")) == "eresfd":
+            table = {**table, "spec": EResFDSpec()}
+        elif isinstance(spec, str):
             table = {**table, "spec": model_spec.load(spec) if Path(spec).is_file() and spec not in zoo.names() else zoo.get(spec)}
         recipe: Recipe = checked.build(Recipe, table)
         return recipe
@@ -151,6 +156,11 @@ def with_model(recipe: Recipe, *, spec: str | None = None, activation: Literal["
         >>> changed.spec.name, changed.network.activation
         ('table6/dupnet-l', 'hwgq')
     """
+    if spec is None and activation is None:
+        return recipe
+    if isinstance(recipe.spec, EResFDSpec):
+        raise SpecError("the recipe trains EResFD, which has no other models and no quantizers")
+    model: ModelSpec
     if spec is None:
         row, model = None, recipe.spec
     else:
@@ -164,4 +174,4 @@ def with_model(recipe: Recipe, *, spec: str | None = None, activation: Literal["
 
 def to_dict(recipe: Recipe) -> dict[str, Any]:
     """Plain data; `from_dict(to_dict(recipe)) == recipe`."""
-    return {**asdict(recipe), "spec": model_spec.to_dict(recipe.spec)}
+    return asdict(recipe) | ({} if isinstance(recipe.spec, EResFDSpec) else {"spec": model_spec.to_dict(recipe.spec)})
