@@ -42,10 +42,11 @@ def test_checks(compiler: str, flags: list[str], tmp_path: Path, model_file: Pat
     probe = [compiler, *flags, tmp_path / "empty.c", "-o", tmp_path / "empty"]
     if subprocess.run(probe, capture_output=True).returncode or subprocess.run([tmp_path / "empty"]).returncode:
         pytest.skip(f"{compiler} has no runtime for {flags[-1]}")
-    program = tmp_path / "checks"
-    call(compiler, "-std=c99", *flags, *WARNINGS, f"-I{CORE}", *SOURCES, ROOT / "tests/core/checks.c", "-o", program, "-lm")
     packed.save(wide_model(), tmp_path / "wide.dnet")
-    assert call(program, model_file, tmp_path / "wide.dnet") == "ok\n"
+    for name in ("checks", "stream"):
+        program = tmp_path / name
+        call(compiler, "-std=c99", *flags, *WARNINGS, f"-I{CORE}", *SOURCES, ROOT / f"tests/core/{name}.c", "-o", program, "-lm")
+        assert call(program, model_file, tmp_path / "wide.dnet") == "ok\n"
 
 
 @pytest.mark.parametrize("compiler", COMPILERS[:1])
