@@ -141,14 +141,24 @@ public:
         return arrays_of(maps.all);
     }
 
-    size_t arena_bytes(size_t width, size_t height, int size, int threads) const {
-        dn_options options = dn_model_options(&model);
-        options.size = size;
-        options.workers = workers(threads);
+    size_t arena_bytes(size_t width, size_t height, int size, int threads, bool rows) const {
+        dn_options options = {size, 1, 1, workers(threads)};
         size_t bytes;
-        check(dn_model_arena_bytes(&model, width, height, &options, &bytes));
+        check((rows ? dn_stream_bytes : dn_model_arena_bytes)(&model, width, height, &options, &bytes));
         return bytes;
     }
+
+    auto arena_parts(size_t width, size_t height, int size, int threads, bool rows) const {
+        dn_options options = {size, 1, 1, workers(threads)};
+        dn_part parts[DN_MAX_PARTS];
+        size_t count;
+        check((rows ? dn_stream_parts : dn_model_parts)(&model, width, height, &options, parts, DN_MAX_PARTS, &count));
+        std::vector<std::tuple<std::string, int, uint64_t>> all;
+        for (size_t i = 0; i < count; i++) all.emplace_back(parts[i].what, parts[i].stage, parts[i].bytes);
+        return all;
+    }
+
+    size_t prepared_bytes() const { return prepared.size; }
 
     dn_model model;
 
@@ -203,23 +213,20 @@ private:
         return copy;
     }
 
-    // Arenas wait here between calls: as many as there were calls at the same time.
+    // Arenas wait here between calls. Nobody ever waits for the lock, because after a fork() it may belong to a thread that
+    // the child does not have: who finds it taken does without.
     Arena borrow(size_t bytes) {
         Arena arena;
-        {
-            std::lock_guard<std::mutex> lock(mutex);
-            if (!arenas.empty()) {
-                arena = std::move(arenas.back());
-                arenas.pop_back();
-            }
+        if (std::unique_lock<std::mutex> lock{mutex, std::try_to_lock}; lock && !arenas.empty()) {
+            arena = std::move(arenas.back());
+            arenas.pop_back();
         }
         arena.grow(bytes);
         return arena;
     }
 
     void give_back(Arena arena) {
-        std::lock_guard<std::mutex> lock(mutex);
-        arenas.push_back(std::move(arena));
+        if (std::unique_lock<std::mutex> lock{mutex, std::try_to_lock}; lock) arenas.push_back(std::move(arena));
     }
 
     nb::bytes data;
@@ -342,9 +349,12 @@ NB_MODULE(_core, m) {
         .def("run", &Model::run, "input_map"_a.noconvert(), nb::kw_only(), "threads"_a = 1,
              "Run all stages on an input map `(rows, columns, 3) uint8`: levels `(filters, rows, columns) uint8` of each stage, then the "
              "grid, int32.")
-        .def("arena_bytes", &Model::arena_bytes, "width"_a, "height"_a, nb::kw_only(), "size"_a, "threads"_a = 1,
-             "Bytes of memory that `detect` works in for a photo of this size.")
+        .def("arena_bytes", &Model::arena_bytes, "width"_a, "height"_a, nb::kw_only(), "size"_a, "threads"_a = 1, "rows"_a = false,
+             "Bytes of memory that `detect`, or a `Stream`, works in for a photo of this size.")
+        .def("arena_parts", &Model::arena_parts, "width"_a, "height"_a, nb::kw_only(), "size"_a, "threads"_a = 1, "rows"_a = false,
+             "What these bytes are for: what, index of the stage or -1, bytes; with up to 63 for the alignment they are all.")
         .def_prop_ro("kernels", [](const Model &m) { return std::string(dn_model_kernels(&m.model)); })
+        .def_prop_ro("prepared_bytes", &Model::prepared_bytes, "Bytes of weights in the order of the kernels, made once.")
         .def_prop_ro("name", [](const Model &m) { return std::string(m.model.name); })
         .def_prop_ro("stride", [](const Model &m) { return m.model.stride; })
         .def_prop_ro("default_size", [](const Model &m) { return m.model.default_size; })

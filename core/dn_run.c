@@ -201,6 +201,47 @@ dn_status dn_detect(const dn_model *model, const dn_photo *photo, const dn_optio
     return dn_head_boxes(model, grid, rows, columns, photo, &view, options, scratch, boxes, capacity, count);
 }
 
+/* Who needs the `step` bytes of one worker: a stage, or none (-1): the resize. */
+static int widest_stage(const dn_model *model, const dn_view *view, uint64_t bytes) {
+    size_t wide = view->columns;
+    for (int i = 0; i < model->stage_count; i++) {
+        if (widest(0, model->kernels->scratch_bytes(&model->stages[i], wide)) == bytes) return i;
+        wide /= model->stages[i].pool;
+    }
+    return -1;
+}
+
+static int widest_pair(const dn_model *model, const dn_view *view, uint64_t bytes) {
+    for (int i = 0; i < model->stage_count; i++) {
+        uint64_t pair = 0;
+        dn_block(NULL, &pair, map_bytes(model, i, view->rows, view->columns, 1));
+        dn_block(NULL, &pair, map_bytes(model, i + 1, view->rows, view->columns, 1));
+        if (pair == bytes) return i;
+    }
+    return -1;
+}
+
+dn_status dn_model_parts(const dn_model *model, size_t width, size_t height, const dn_options *options, dn_part *parts, size_t capacity,
+                         size_t *count) {
+    dn_status status = parts && count ? dn_check_call(model, width, height, options) : DN_NULL_ARGUMENT;
+    if (status != DN_OK) return status;
+    dn_view view = view_of(model, width, height, options);
+    plan p = plan_detection(model, width, height, &view, &options->workers);
+    int stage = widest_stage(model, &view, p.scratch_step), pair = widest_pair(model, &view, p.maps);
+    uint64_t read = widest(0, map_bytes(model, pair, view.rows, view.columns, 1));
+    int is_head = p.scratch > p.scratch_step * p.workers;
+    const dn_part all[] = {
+        {"map read", pair, read},
+        {"map written", pair, p.maps - read},
+        {is_head ? "scratch: head" : stage < 0 ? "scratch: resize" : "scratch: kernels", is_head ? -1 : stage, p.scratch},
+        {"prepared weights", -1, p.prepared},
+    };
+    *count = 0;
+    for (size_t i = 0; i < sizeof all / sizeof all[0] && *count < capacity; i++)
+        if (all[i].bytes) parts[(*count)++] = all[i];
+    return DN_OK;
+}
+
 dn_status dn_run_arena_bytes(const dn_model *model, size_t rows, size_t columns, const dn_workers *workers, size_t *bytes) {
     if (!model || !bytes) return DN_NULL_ARGUMENT;
     size_t stride = (size_t)model->stride;

@@ -54,17 +54,18 @@ struct dn_stream {
 typedef struct layout {
     uint8_t *base; /* NULL: only sizes are wanted */
     uint64_t used;
-    dn_part *parts; /* may be NULL */
+    dn_part *parts; /* [capacity] */
     size_t capacity, count;
 } layout;
 
 static void *take(layout *l, const char *what, int stage, uint64_t bytes) {
     uint64_t before = l->used;
     void *block = dn_block(l->base, &l->used, bytes);
-    if (l->parts && l->count < l->capacity && bytes) {
-        dn_part part = {what, stage, l->used - before};
+    dn_part part = {what, stage, l->used - before}, *last = l->count ? &l->parts[l->count - 1] : NULL;
+    if (last && last->stage == stage && !strcmp(last->what, what))
+        last->bytes += part.bytes;
+    else if (l->count < l->capacity)
         l->parts[l->count++] = part;
-    }
     return block;
 }
 

@@ -220,6 +220,20 @@ dn_status dn_model_arena_bytes(const dn_model *model, size_t width, size_t heigh
 dn_status dn_detect(const dn_model *model, const dn_photo *photo, const dn_options *options, void *arena, size_t arena_bytes,
                     dn_box *boxes, size_t capacity, size_t *count);
 
+/* What a part of an arena is for, for inspection. */
+typedef struct dn_part {
+    const char *what; /* a word or two */
+    int stage;        /* 0 is the first; -1: of none */
+    uint64_t bytes;
+} dn_part;
+
+enum { DN_MAX_PARTS = 2 * DN_MAX_STAGES + 16 };
+
+/* What `dn_detect` needs its arena for: the largest pair of maps, the largest scratch memory, and weights that are not prepared
+ * yet. At most `capacity` parts are written, DN_MAX_PARTS is enough; with 63 bytes for the alignment they are the whole arena. */
+dn_status dn_model_parts(const dn_model *model, size_t width, size_t height, const dn_options *options, dn_part *parts, size_t capacity,
+                         size_t *count);
+
 /* Detection in a photo that arrives in rows, as a camera delivers them: nothing of the photo but its last rows is ever in
  * memory, and no map. The boxes are those of `dn_detect`; the arena grows with the width of the photo, not with its height
  * (docs/core.md, "Row streaming"). One thread; options.workers is ignored.
@@ -255,16 +269,7 @@ dn_status dn_stream_end(dn_stream *stream, size_t *count);
 typedef void (*dn_piece_tap)(void *context, const dn_map *piece, size_t row, size_t column);
 dn_status dn_stream_tap(dn_stream *stream, dn_piece_tap tap, void *context);
 
-/* What a part of an arena is for, for inspection. */
-typedef struct dn_part {
-    const char *what;  /* a word or two */
-    int stage;         /* 0 is the first; -1: of no stage */
-    uint64_t bytes;
-} dn_part;
-enum { DN_MAX_PARTS = 2 * DN_MAX_STAGES + 16 };
-
-/* The parts of a stream's arena, at most `capacity` (DN_MAX_PARTS is enough); with up to 63 bytes for its alignment they are
- * all of it. "rows" are those that a stage reads. */
+/* What a stream needs its arena for, as `dn_model_parts`. "rows" are those that a stage reads. */
 dn_status dn_stream_parts(const dn_model *model, size_t width, size_t height, const dn_options *options, dn_part *parts, size_t capacity,
                           size_t *count);
 

@@ -7,6 +7,7 @@ Before this module comes `dupnet.packed`, which wrote the file; `dupnet.referenc
 from __future__ import annotations
 
 import os
+from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,6 +18,13 @@ from dupnet.errors import ModelFileError
 
 DEFAULT_MODEL = "dupnet-tinier-yolo"
 MAX_THREADS = 256
+MEMORY = ("maps", "rows")
+
+
+class _Options(TypedDict):
+    size: int
+    score: float
+    iou: float
 
 
 class Detector:
@@ -25,6 +33,8 @@ class Detector:
     Args:
         model: a name of `dupnet.zoo.model_names()`, or the path of a `.dnet` file (`dupnet.zoo.model_path`); the bundled default if None.
         threads: how many share the work of one photo, 1 to 256; the result is the same for any number.
+        memory: "maps" is fast; "rows" keeps only the last rows of each map, so that its memory grows with a photo's width alone
+            (docs/core.md, "Row streaming"), and runs on one thread. The result is the same.
 
     Attributes:
         name: of the model.
@@ -37,7 +47,7 @@ class Detector:
     Raises:
         ModelFileError: the file cannot be read or breaks a rule of docs/format.md.
         SpecError: no model of that name ships.
-        ValueError: a number of threads out of range.
+        ValueError: a number of threads out of range, or another word for `memory`.
 
     Example:
         >>> faces = Detector().detect("group.jpg")    # doctest: +SKIP
@@ -45,7 +55,9 @@ class Detector:
         (3, 0.98)
     """
 
-    def __init__(self, model: str | os.PathLike[str] | None = None, *, threads: int = 1) -> None:
+    def __init__(self, model: str | os.PathLike[str] | None = None, *, threads: int = 1, memory: str = "maps") -> None:
+        if memory not in MEMORY:
+            raise ValueError(f"memory must be one of {', '.join(MEMORY)}, not {memory!r}")
         if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
             raise ValueError(f"threads must be 1 to {MAX_THREADS}, not {threads!r}")
         path = zoo.model_path(DEFAULT_MODEL if model is None else model)
@@ -57,7 +69,7 @@ class Detector:
             self._model = _core.Model(data)
         except ModelFileError as error:
             raise ModelFileError(f"{path}: {_broken_rule(data) or error}") from None
-        self._threads = threads
+        self._threads, self._by_rows = threads, memory == "rows"
         self.name: str = self._model.name
         self.default_size: int = self._model.default_size
         self.default_score: float = self._model.default_score
@@ -84,14 +96,41 @@ class Detector:
             ImageError: the photo cannot be read.
             ValueError: an argument out of range.
         """
+        options = self._options(size, score, iou)
+        photo = image.read(source)
+        pixels = np.ascontiguousarray(photo)
+        if self._by_rows:
+            stream = _core.Stream(self._model, pixels.shape[1], pixels.shape[0], **options)
+            stream.feed(pixels)
+            xyxy, scores = stream.end()
+        else:
+            xyxy, scores = self._model.detect(pixels, **options, threads=self._threads)
+        return Detections(xyxy, scores, photo)
+
+    def stream(
+        self, width: int, height: int, *, size: int | None = None, score: float | None = None, iou: float | None = None
+    ) -> Stream:
+        """Begin a photo of `width` x `height` pixels that arrives in rows; the other arguments are those of `detect`.
+
+        Example:
+            >>> photo = np.zeros((48, 64, 3), np.uint8)
+            >>> stream = Detector().stream(64, 48)
+            >>> for row in photo:
+            ...     stream.feed(row)
+            >>> len(stream.end())
+            0
+        """
+        for side in (width, height):
+            if not isinstance(side, (int, np.integer)) or not 1 <= side <= image.MAX_SIDE_PX:
+                raise ValueError(f"the sides of a photo must be 1 to {image.MAX_SIDE_PX} pixels, not {width!r} x {height!r}")
+        return Stream(_core.Stream(self._model, int(width), int(height), **self._options(size, score, iou)), int(width))
+
+    def _options(self, size: int | None, score: float | None, iou: float | None) -> _Options:
         size = self.default_size if size is None else size
         score = self.default_score if score is None else score
         iou = self.default_iou if iou is None else iou
         check_arguments(size, score, iou)
-        photo = image.read(source)
-        pixels = np.ascontiguousarray(photo)
-        xyxy, scores = self._model.detect(pixels, size=int(size), score=float(score), iou=float(iou), threads=self._threads)
-        return Detections(xyxy, scores, photo)
+        return {"size": int(size), "score": float(score), "iou": float(iou)}
 
     def maps(self, input_map: NDArray[np.uint8]) -> tuple[NDArray[np.uint8] | NDArray[np.int32], ...]:
         """Compute every map, as `dupnet.reference.run` does, by the C core.
@@ -110,6 +149,31 @@ class Detector:
         if any(side % self.stride or not 1 <= side <= MAX_SIZE_PX for side in input_map.shape[:2]):
             raise ValueError(f"the sides of an input map must be multiples of {self.stride} up to {MAX_SIZE_PX}, not {input_map.shape[:2]}")
         return tuple(self._model.run(np.ascontiguousarray(input_map), threads=self._threads))
+
+
+class Stream:
+    """A photo that arrives in rows, as a camera delivers them; `Detector.stream` begins one. Its boxes are those of `Detector.detect`."""
+
+    def __init__(self, stream: _core.Stream, width: int) -> None:
+        self._stream, self._width = stream, width
+
+    def feed(self, rows: NDArray[np.uint8]) -> None:
+        """Take the next rows: `(width, 3)` or `(n, width, 3) uint8`, RGB. They are not needed afterwards.
+
+        Raises:
+            ValueError: rows of another shape or type, more rows than the photo has, or the photo has ended.
+        """
+        if rows.dtype != np.uint8 or rows.ndim not in (2, 3) or rows.shape[-2:] != (self._width, 3):
+            raise ValueError(f"rows of this photo are (n, {self._width}, 3) uint8, not {rows.shape} {rows.dtype}")
+        self._stream.feed(np.ascontiguousarray(rows.reshape(-1, self._width, 3)))
+
+    def end(self) -> Detections:
+        """The boxes, after the last row.
+
+        Raises:
+            ValueError: rows are missing, or the photo has ended already.
+        """
+        return Detections(*self._stream.end())
 
 
 def _broken_rule(data: bytes) -> ModelFileError | None:

@@ -59,6 +59,10 @@ static void check_photo(const dn_model *model, size_t width, size_t height, int 
     CHECK(dn_stream_bytes(model, width, height, &options, &bytes) == DN_OK);
     dn_part list[DN_MAX_PARTS];
     uint64_t sum = 63;
+    CHECK(dn_model_parts(model, width, height, &options, list, DN_MAX_PARTS, &parts) == DN_OK && parts >= 3);
+    for (size_t i = 0; i < parts; i++) sum += list[i].bytes;
+    CHECK(sum == whole);
+    sum = 63;
     CHECK(dn_stream_parts(model, width, height, &options, list, DN_MAX_PARTS, &parts) == DN_OK && parts < DN_MAX_PARTS);
     for (size_t i = 0; i < parts; i++) sum += list[i].bytes;
     CHECK(sum == bytes);
@@ -107,6 +111,8 @@ static void check_calls(const dn_model *model) {
     CHECK(dn_stream_bytes(model, WIDTH, HEIGHT, &bad, &bytes) == DN_BAD_SIZE);
     CHECK(dn_stream_bytes(model, WIDTH, HEIGHT, &options, &bytes) == DN_OK);
     CHECK(dn_stream_parts(model, WIDTH, HEIGHT, &options, NULL, 0, &count) == DN_NULL_ARGUMENT);
+    CHECK(dn_model_parts(model, WIDTH, HEIGHT, &options, &part, 1, NULL) == DN_NULL_ARGUMENT);
+    CHECK(dn_model_parts(model, WIDTH, HEIGHT, &options, &part, 1, &count) == DN_OK && count == 1);
     CHECK(dn_stream_parts(model, WIDTH, HEIGHT, &options, &part, 1, &count) == DN_OK && count == 1);
     uint8_t *arena = (uint8_t *)allocate(bytes);
     CHECK(dn_stream_begin(model, WIDTH, HEIGHT, &options, NULL, bytes, boxes, 4, &stream) == DN_NULL_ARGUMENT);

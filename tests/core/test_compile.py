@@ -13,7 +13,7 @@ import vectors
 from random_models import small_model, wide_model
 from tools import CORE, ROOT, SOURCES, WARNINGS, call
 
-from dupnet import packed
+from dupnet import Detector, image, packed, zoo
 
 COMPILERS = [
     pytest.param(name, marks=pytest.mark.skipif(shutil.which(name) is None, reason=f"{name} is not installed")) for name in ("gcc", "clang")
@@ -97,3 +97,18 @@ def test_program_of_the_header(compiler: str, tmp_path: Path) -> None:
     assert program.count("\n") > 15
     (tmp_path / "example.c").write_text(program + "\n")
     call(compiler, "-std=c99", "-O2", *WARNINGS, f"-I{CORE}", "-c", tmp_path / "example.c", "-o", tmp_path / "example.o")
+
+
+@pytest.mark.parametrize("compiler", COMPILERS)
+def test_camera_example(compiler: str, tmp_path: Path) -> None:
+    """Rows from a file to boxes, as many bytes of memory as the example has: the boxes of the detector."""
+    photo = image.resize(image.read(ROOT / "examples/astronaut.jpg"), (300, 300))
+    (tmp_path / "photo.ppm").write_bytes(b"P6 300 300 255\n" + photo.tobytes())
+    call(compiler, "-std=c99", "-O2", *WARNINGS, f"-I{CORE}", *SOURCES, ROOT / "examples/camera.c", "-o", tmp_path / "camera", "-lm")
+    command = [tmp_path / "camera", zoo.model_path("dupnet-tinier-yolo")]
+    found = subprocess.run(command, input=(tmp_path / "photo.ppm").read_bytes(), capture_output=True, check=True).stdout.decode()
+    expected = Detector("dupnet-tinier-yolo").detect(photo, size=300)
+    assert len(expected) > 0
+    assert found == "".join("{:.1f} {:.1f} {:.1f} {:.1f}  {:.3f}\n".format(*box, score) for box, score in expected)
+    short = subprocess.run(command, input=b"P6 300 300 255\n" + bytes(900), capture_output=True)
+    assert short.returncode == 1 and b"ends too early" in short.stderr

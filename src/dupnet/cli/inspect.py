@@ -1,17 +1,29 @@
-"""`dupnet inspect`: the stages of a packed model and the bytes that they take."""
+"""`dupnet inspect`: the stages of a packed model and the bytes that they take, in the file and in memory."""
 
 from __future__ import annotations
 
 import json
+from pathlib import Path
+from typing import Any
 
 import click
+
+from dupnet.cli.parameters import SIZE_HW
 
 
 @click.command()
 @click.argument("model")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object, with a list of stages.")
-def command(model: str, as_json: bool) -> None:
+@click.option("--memory", is_flag=True, help="Show what a detection holds in memory, and who: whole maps and row streaming.")
+@click.option("--size", type=SIZE_HW, help="With --memory: width x height of the photo as the network sees it.  [default: 640x480]")
+@click.option("--photo", type=SIZE_HW, help="With --memory: width x height of the photo as it comes, if it is to be resized.")
+def command(model: str, as_json: bool, memory: bool, size: tuple[int, int] | None, photo: tuple[int, int] | None) -> None:
     """Show what is in MODEL: a .dnet file, or a name that ships with dupnet."""
+    if (size or photo) and not memory:
+        raise click.UsageError("--size and --photo belong to --memory")
+    if memory:
+        _memory(model, size or (480, 640), photo, as_json)
+        return
     from dupnet import packed, zoo
 
     path = zoo.model_path(model)
@@ -50,3 +62,45 @@ def command(model: str, as_json: bool) -> None:
         click.echo(f"{number:5}  " + "  ".join(f"{stage[column.replace(' ', '_')]:{len(column)}}" for column in columns))
     totals = [sum(stage[key] for stage in stages) for key in ("weight_bytes", "threshold_bytes")]
     click.echo(f"\n{totals[0]:,} bytes of weights, {totals[1]:,} of thresholds; the rest is header, anchors and the head's scales")
+
+
+def _memory(model: str, size_hw: tuple[int, int], photo_hw: tuple[int, int] | None, as_json: bool) -> None:
+    """Print the arena of each way to run the model, and what its bytes are for."""
+    from dupnet import _core, image, packed, zoo
+
+    path = zoo.model_path(model)
+    packed.load(path)  # says what is wrong with a damaged file
+    height, width = photo_hw or size_hw
+    long = max(size_hw)
+    if not 32 <= long <= 8192 or max(height, width) > image.MAX_SIDE_PX:
+        raise click.UsageError(f"the long side of --size must be 32 to 8192 pixels, and a photo's at most {image.MAX_SIDE_PX}")
+    if photo_hw and image.scaled_size(height, width, long) != size_hw:
+        raise click.UsageError(f"a photo of {width}x{height} scaled to a long side of {long} is not {size_hw[1]}x{size_hw[0]}")
+    data = path.read_bytes()
+    modes = [_mode(_core.Model(data, name), f"whole maps, {name} kernels", width, height, long, rows=False) for name in _core.kernels()]
+    modes.append(_mode(_core.Model(data), "row streaming", width, height, long, rows=True))
+    name = Path(path).stem
+    if as_json:
+        click.echo(json.dumps({"name": name, "size_hw": size_hw, "photo_hw": [height, width], "modes": modes}, indent=2))
+        return
+    click.echo(f"{name}: a photo of {width}x{height} pixels" + (f", resized to {size_hw[1]}x{size_hw[0]}" if photo_hw else ""))
+    for mode in modes:
+        resize = sum(part["bytes"] for part in mode["parts"] if part["what"].startswith("resize"))
+        click.echo(f"\n{mode['mode']}: {mode['bytes']:,} bytes" + (f", {resize:,} of them for the resize" if resize else ""))
+        for part in mode["parts"]:
+            stage = f"stage {part['stage']}" if part["stage"] else ""
+            click.echo(f"  {part['what']:20} {stage:8} {part['bytes']:>12,}")
+    click.echo("\nNot counted: the photo, the packed file and its description in memory (about 5 KB), and the list of boxes.")
+
+
+def _mode(model: Any, what: str, width: int, height: int, long: int, *, rows: bool) -> dict[str, Any]:
+    parts = [
+        {"what": name, "stage": stage + 1 if stage >= 0 else None, "bytes": count}
+        for name, stage, count in model.arena_parts(width, height, size=long, rows=rows)
+    ]
+    arena = model.arena_bytes(width, height, size=long, rows=rows)
+    parts.append({"what": "alignment", "stage": None, "bytes": arena - sum(part["bytes"] for part in parts)})
+    if not rows:
+        parts.append({"what": "prepared weights", "stage": None, "bytes": model.prepared_bytes})
+        arena += model.prepared_bytes
+    return {"mode": what, "bytes": arena, "parts": parts}
