@@ -2,9 +2,9 @@
 
     python benchmarks/leaks.py [--detections 100000]
 
-Small photos of many sizes go through whole maps on one thread and on two, through row streaming, and through row feeds that are
-left before their end. The resident memory of the process is printed as it goes on, and compared between the first tenth and the end: the exit
-code is 1 if it grew by more than a hundredth of what the arenas of all detections would add up to, or by 4 MB.
+Small photos of many sizes go through whole maps on one thread and on two, through row streaming, and through row feeds that
+are left before their end. The resident memory of the process is printed on the way; the exit code is 1 if it grew after the first
+tenth by more than a hundredth of one arena for each detection, or by more than 4 MB.
 """
 
 from __future__ import annotations

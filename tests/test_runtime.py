@@ -38,6 +38,41 @@ def test_defaults_and_kinds_of_photo(path: Path) -> None:
         assert found.image is not None and found.image.shape == (30, 40, 3)
 
 
+def test_by_rows_it_finds_the_same(path: Path) -> None:
+    expected = Detector(path).detect(PHOTO, size=80, score=0.3)
+    by_rows = Detector(path, memory="rows")
+    assert len(expected) > 3
+    for photo in (PHOTO, np.asfortranarray(PHOTO), Image.fromarray(PHOTO)):
+        found = by_rows.detect(photo, size=80, score=0.3)
+        assert np.array_equal(found.xyxy, expected.xyxy) and np.array_equal(found.scores, expected.scores)
+        assert found.image is not None
+    with pytest.raises(ValueError, match="memory must be one of maps, rows, not 'row'"):
+        Detector(path, memory="row")
+
+
+def test_rows_of_a_camera(path: Path) -> None:
+    detector = Detector(path)
+    expected = detector.detect(PHOTO, score=0.3)
+    stream = detector.stream(40, 30, score=0.3)
+    stream.feed(PHOTO[0])
+    stream.feed(PHOTO[1:3])
+    for wrong in (PHOTO[3:4, :39], PHOTO[3:4, :, :2], PHOTO[3:4].astype(np.int16), PHOTO[3].ravel()):
+        with pytest.raises(ValueError, match=r"rows of this photo are \(n, 40, 3\) uint8"):
+            stream.feed(wrong)
+    with pytest.raises(ValueError, match="more rows than were fed"):
+        stream.end()
+    stream.feed(np.asfortranarray(PHOTO[3:]))
+    found = stream.end()
+    assert np.array_equal(found.xyxy, expected.xyxy) and np.array_equal(found.scores, expected.scores)
+    with pytest.raises(ValueError, match="has ended"):
+        stream.feed(PHOTO[0])
+    for width, height in ((0, 30), (40, 16385), (40.0, 30)):
+        with pytest.raises(ValueError, match="sides of a photo"):
+            detector.stream(width, height)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="size must be"):
+        detector.stream(40, 30, size=31)
+
+
 def test_nothing_found_is_empty(path: Path) -> None:
     found = Detector(path).detect(PHOTO, score=1.0)
     assert isinstance(found, Detections) and len(found) == 0 and found.xyxy.shape == (0, 4)
