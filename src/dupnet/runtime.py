@@ -107,9 +107,7 @@ class Detector:
             xyxy, scores = self._model.detect(pixels, **options, threads=self._threads)
         return Detections(xyxy, scores, photo)
 
-    def stream(
-        self, width: int, height: int, *, size: int | None = None, score: float | None = None, iou: float | None = None
-    ) -> Stream:
+    def stream(self, width: int, height: int, *, size: int | None = None, score: float | None = None, iou: float | None = None) -> Stream:
         """Begin a photo of `width` x `height` pixels that arrives in rows; the other arguments are those of `detect`.
 
         Example:
