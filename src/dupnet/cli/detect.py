@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from dupnet.cli import report, say
-from dupnet.cli.parameters import FRACTION, iou_option
+from dupnet.cli.parameters import FRACTION, iou_option, view_options
 from dupnet.detections import Detections
 from dupnet.errors import DataError, DupnetError
 
@@ -38,6 +38,7 @@ PICTURES = (".png", ".jpg", ".jpeg")
 @click.option("--score", type=FRACTION, help="Lowest score kept.  [default: the model's]")
 @iou_option
 @click.option("--model", help="A name that ships with dupnet, a .dnet file, or a .pt checkpoint (needs torch).  [default: the bundled one]")
+@view_options
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads that share the work of a photo.")
 def command(
     photos: tuple[Path, ...],
@@ -47,6 +48,9 @@ def command(
     score: float | None,
     iou: float | None,
     model: str | None,
+    sizes: tuple[int, ...] | None,
+    flip: bool,
+    vote: bool,
     threads: int,
 ) -> None:
     """Find faces in each PHOTO: a file, or a folder, which is searched with the folders below it.
@@ -57,7 +61,8 @@ def command(
     from tqdm import tqdm
 
     from dupnet import image
-    from dupnet.cli.detectors import open_detector
+    from dupnet.cli.detectors import looking, open_detector
+    from dupnet.views import Views
 
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # such a photo is refused with an error of its own
     found = [(path, path.relative_to(photo) if path != photo else Path(path.name)) for photo in photos for path in image.find(photo)]
@@ -68,12 +73,13 @@ def command(
             report(f"{photo}: the folder holds no photo")
             failed = True
     detector = open_detector(model, threads=threads)
+    find = looking(detector, Views(sizes or (size or detector.default_size,), flip, vote), score=score, iou=iou)
     if format == "csv":
         click.echo("photo,x1,y1,x2,y2,score")
     hidden = len(found) < 2 or not sys.stderr.isatty()
     for (path, _), drawing in zip(tqdm(found, unit="photo", disable=hidden), drawings):
         try:
-            faces = detector.detect(path, size=size, score=score, iou=iou)
+            faces = find(path)
             if drawing is not None:
                 _save(faces, drawing)
         except DupnetError as error:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from dupnet import image
+from dupnet.detections import Detections
+from dupnet.views import Views, detect
 
 if TYPE_CHECKING:
     from dupnet.nn.detection import NetworkDetector
@@ -31,3 +36,13 @@ def open_detector(model: str | None, *, threads: int) -> Detector | NetworkDetec
     torch.set_num_threads(threads)
     network = checkpoint.load_any(model)
     return EResFDDetector(network, device="auto") if isinstance(network, EResFD) else NetworkDetector(network, device="auto")
+
+
+def looking(
+    detector: Detector | NetworkDetector | EResFDDetector, views: Views, *, score: float | None, iou: float | None
+) -> Callable[[image.Source], Detections]:
+    """From a photo to boxes, by as many looks as `views` says."""
+    overlap = detector.default_iou if iou is None else iou
+    return lambda source: detect(
+        lambda pixels, size: detector.detect(pixels, size=size, score=score, iou=overlap), image.read(source), views, threshold=overlap
+    )

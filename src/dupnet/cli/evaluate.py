@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dupnet.cli.parameters import FRACTION, iou_option
+from dupnet.cli.parameters import FRACTION, iou_option, view_options
 
 if TYPE_CHECKING:
     from dupnet.data.sample import Sample
@@ -73,6 +73,7 @@ class Result:
 @click.option("--size", type=click.IntRange(32, 8192), help="Long side to which the photos are scaled.  [default: each model's]")
 @click.option("--score", type=FRACTION, default=0.02, show_default=True, help="Lowest score kept.")
 @iou_option
+@view_options
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads that share the work of a photo.")
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Write an HTML page: curves, worst photos, cost.")
 @click.option("--plot", "plots", multiple=True, type=click.Path(dir_okay=False, path_type=Path), help="Write the curves: .png or .svg.")
@@ -85,6 +86,9 @@ def command(
     size: int | None,
     score: float,
     iou: float | None,
+    sizes: tuple[int, ...] | None,
+    flip: bool,
+    vote: bool,
     threads: int,
     report: Path | None,
     plots: tuple[Path, ...],
@@ -103,7 +107,10 @@ def command(
     from dupnet.evaluation import wider as protocol
 
     _check_pictures(report, plots)
-    contenders = _distinct([_model(model, size, score, iou, threads) for model in models] + [_tree(text) for text in trees])
+    contenders = _distinct(
+        [_model(model, sizes or ((size,) if size else ()), flip, vote, score, iou, threads) for model in models]
+        + [_tree(text) for text in trees]
+    )
     samples, difficulty, images = protocol.data_set(wider, split)
     results = _measure(contenders, samples, difficulty, images)
     if as_json:
@@ -137,32 +144,42 @@ def _check_pictures(report: Path | None, plots: Sequence[Path]) -> None:
             raise DataError(f"{path}: the folder {path.parent} does not exist")
 
 
-def _model(model: str, size: int | None, score: float, iou: float | None, threads: int) -> Contender:
+def _model(model: str, sizes: tuple[int, ...], flip: bool, vote: bool, score: float, iou: float | None, threads: int) -> Contender:
     """A packed model or a checkpoint: whatever finds boxes in a photo by itself."""
     from dupnet import integer, packed, zoo
-    from dupnet.cli.detectors import open_detector
+    from dupnet.cli.detectors import looking, open_detector
     from dupnet.runtime import Detector
+    from dupnet.views import Views
 
     detector = open_detector(model, threads=threads)
     path = zoo.model_path(model)
-    side = size or detector.default_size
+    views = Views(sizes or (detector.default_size,), flip, vote)
+    sides = ", ".join(map(str, views.sizes))
     overlap = detector.default_iou if iou is None else iou
     by = f"kernels {detector.kernels}" if isinstance(detector, Detector) else f"torch on {next(detector.network.parameters()).device.type}"
     conditions = {
         "Model": f"{model}, as shipped" if model == detector.name else str(path),
         "SHA-256": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
-        "Long side": f"{side} px",
+        "Long side": f"{sides} px",
+        "Looks at a photo": f"{views.passes}" + ", also mirrored" * flip + ", merged by voting" * vote,
         "Lowest score": f"{score:g}",
         "Suppression": f"IoU above {overlap:g}",
         "Run by": f"{by}, {threads} thread{'s' * (threads > 1)}",
     }
     return Contender(
         detector.name,
-        lambda photo: detector.detect(photo, size=side, score=score, iou=overlap),
+        looking(detector, views, score=score, iou=overlap),
         conditions,
         integer.spec_of(packed.load(path)) if isinstance(detector, Detector) else getattr(detector.network, "spec", None),
         path.stat().st_size if isinstance(detector, Detector) else None,
-        {"model": detector.name, "size": side, "score": score, "iou": overlap},
+        {
+            "model": detector.name,
+            "size": views.sizes[0] if len(views.sizes) == 1 else views.sizes,
+            "flip": flip,
+            "vote": vote,
+            "score": score,
+            "iou": overlap,
+        },
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import click
@@ -36,8 +37,34 @@ class Fraction(click.FloatRange):
         return number
 
 
+class Sizes(click.ParamType):  # type: ignore[type-arg]
+    """`320,640` to `(320, 640)`: different long sides in pixels."""
+
+    name = "N,N,..."
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+        if isinstance(value, tuple):
+            return value
+        parts = str(value).split(",")
+        sizes = tuple(int(part) for part in parts if re.fullmatch(r"\d{2,4}", part) and 32 <= int(part) <= 8192)
+        if len(sizes) != len(parts) or len(set(sizes)) != len(sizes):
+            self.fail(f"expected different long sides from 32 to 8192 such as 320,640, found {value!r}", param, ctx)
+        return sizes
+
+
 SIZE_HW = SizeHW()
 FRACTION = Fraction()
 
 iou_option = click.option("--iou", type=FRACTION, help="Boxes that overlap more than this are one face.  [default: 0.45]")
 """None unless given: the value itself is `dupnet.runtime.DEFAULT_IOU`."""
+
+
+def view_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`--sizes`, `--flip` and `--vote`: more than one look at each photo (`dupnet.views`)."""
+    for option in (
+        click.option("--vote", is_flag=True, help="Merge the boxes of a face by voting instead of keeping the surest one."),
+        click.option("--flip", is_flag=True, help="Look at each photo mirrored, too: twice the time."),
+        click.option("--sizes", type=Sizes(), help="Look at each photo at several sizes instead of one: a pass for each."),
+    ):
+        command = option(command)
+    return command

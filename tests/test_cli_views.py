@@ -1,0 +1,46 @@
+"""More than one look at a photo, from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from dupnet import Detector
+from dupnet.cli import main
+from dupnet.detections import Detections
+from dupnet.views import Views, detect
+
+PHOTO = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
+
+
+def test_detect_looks_as_often_as_it_is_told() -> None:
+    detector = Detector()
+
+    def find(pixels: np.ndarray, size: int) -> Detections:
+        return detector.detect(pixels, size=size)
+
+    expected = detect(find, np.asarray(Image.open(PHOTO).convert("RGB")), Views((160, 320), flip=True, vote=True), threshold=0.45)
+    result = CliRunner().invoke(main, ["detect", str(PHOTO), "--sizes", "160,320", "--flip", "--vote", "--json"])
+    assert result.exit_code == 0 and len(expected)
+    assert json.loads(result.output)["faces"] == expected.to_list()
+
+
+def test_evaluate_says_how_often_it_looked(tiny_wider: Path) -> None:
+    table = {"0--Discs/%d.png" % n: {"easy": [0], "medium": [0, 1], "hard": [0, 1]} for n in range(8)}
+    (tiny_wider / "wider_face_split" / "val_difficulty.json").write_text(json.dumps(table))
+    arguments = ["evaluate", "dupnet-tinier-yolo", "--wider", str(tiny_wider), "--json", "--sizes", "64,128", "--flip"]
+    result = CliRunner().invoke(main, arguments)
+    (tiny_wider / "wider_face_split" / "val_difficulty.json").unlink()
+    numbers = json.loads(result.output)
+    assert (numbers["size"], numbers["flip"], numbers["vote"]) == ([64, 128], True, False)
+
+
+@pytest.mark.parametrize("text", ["", "320,", "320,320", "16", "a,b", "320 640"])
+def test_sizes_that_are_none(text: str) -> None:
+    result = CliRunner().invoke(main, ["detect", str(PHOTO), "--sizes", text])
+    assert result.exit_code == 2 and "different long sides from 32 to 8192" in result.output
