@@ -28,7 +28,7 @@
  *
  * Memory. The caller owns all of it. `dn_model` has a fixed size and points into the bytes it was opened from, which must
  * stay where they are, unchanged, as long as the model is used. Everything else happens in an arena, plain memory of any
- * alignment whose size is asked for first; nothing in it outlives a call. The stack holds a few hundred bytes.
+ * alignment whose size is asked for first; nothing in it outlives a call. The stack holds about 1 KB.
  *
  * Threads. A model is read-only after `dn_model_open`, so any number of threads may share it, each with its own arena.
  * One call uses several threads if the caller lends them (`dn_workers`); the results are the same bit for bit.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,6 +29,18 @@ def model() -> _core.Model:
 @pytest.mark.parametrize(("width", "height", "most"), [(320, 240, 24_000), (640, 480, 48_000)])
 def test_row_streaming_needs_little(model: _core.Model, width: int, height: int, most: int) -> None:
     assert model.arena_bytes(width, height, size=width, rows=True) <= most
+
+
+def test_the_table_of_the_guide(model: _core.Model) -> None:
+    """docs/core.md says where the bytes are: every number of it is the plan's."""
+    text = (ROOT / "docs/core.md").read_text()
+    rows = re.findall(r"^\| ?(\d?) \| ([^|]*?) \| ?(\d?) \| \**([\d,]+)\** \| \**([\d,]+)\** \|", text, re.MULTILINE)
+    for column, (width, height) in enumerate(((320, 240), (640, 480)), 3):
+        told = {row[0] or row[1].strip("*").split(":")[0]: int(row[column].replace(",", "")) for row in rows}
+        parts = model.arena_parts(width, height, size=width, rows=True)
+        plan = {str(stage + 1) if stage >= 0 else what: count for what, stage, count in parts}
+        assert told == {**plan, "alignment, at most": 63, "all": model.arena_bytes(width, height, size=width, rows=True)}
+    assert f"{model.arena_bytes(640, 480, size=320, rows=True):,} bytes" in text
 
 
 def test_row_streaming_halves_a_photo_in_the_same_room(model: _core.Model) -> None:
