@@ -34,6 +34,7 @@ from dupnet.training import recipe as recipes
 from dupnet.training.detectors import compute_loss, make_network
 from dupnet.training.recipe import Recipe
 from dupnet.training.targets import Crops, batches
+from dupnet.training.teacher import relabel
 
 REESTIMATION_BATCHES = 60
 
@@ -168,7 +169,7 @@ class Trainer:
         samples, images = wider.split(run.data, "train")
         if self.rank > 0:  # the first process decodes into the cache, the others wait and find it done
             dist.barrier()
-        photos = Photos(samples, images, run.cache)
+        photos = Photos(relabel(samples, recipe.teacher), images, run.cache)
         if self.rank == 0 and self.world > 1:
             dist.barrier()
         self.crops = Crops(photos, recipe.augmentation, recipe.seed, recipe.weights)

@@ -15,6 +15,7 @@ from dupnet.nn.network import NetworkOptions
 from dupnet.spec import EResFDSpec, ModelSpec
 from dupnet.training.loss import LossOptions
 from dupnet.training.multibox import MultiboxOptions
+from dupnet.training.teacher import Teacher
 
 RECIPES = Path(__file__).parent / "recipes"
 
@@ -70,6 +71,7 @@ class Recipe:
         weights: how often photos of a top folder are drawn, relative to 1.
         sizes_px: the crops of every ten steps are scaled to one of these sides, as Darknet does with `random = 1`; none: all are `crop_px`.
         checkpoint_steps: a checkpoint is written this often.
+        teacher: another detector whose boxes complete or replace the labels.
         network, loss: of the detectors with a grid; multibox: EResFD's loss.
     """
 
@@ -86,6 +88,7 @@ class Recipe:
     augmentation: Augmentation = field(default_factory=Augmentation)
     loss: LossOptions = field(default_factory=LossOptions)
     multibox: MultiboxOptions = field(default_factory=MultiboxOptions)
+    teacher: Teacher = field(default_factory=Teacher)
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
 
