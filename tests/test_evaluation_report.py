@@ -279,8 +279,8 @@ def test_models_of_one_name_are_told_apart(evaluate: Callable[..., object], tmp_
     ("arguments", "code", "reason"),
     [
         ([], 2, "nothing to measure"),
-        (["--detections", "nothing"], 2, "expected NAME=TREE"),
-        (["--detections", "x=missing"], 2, "expected NAME=TREE with a folder TREE"),
+        (["--detections", "nothing"], 2, "expected NAME=PATH"),
+        (["--detections", "x=missing"], 2, "expected NAME=PATH with a PATH that exists"),
         (["dupnet-tinier-yolo", "--plot", "x.pdf"], 1, "must end in one of .png .svg"),
         (["dupnet-tinier-yolo", "--report", "nowhere/x.html"], 1, "the folder nowhere does not exist"),
     ],

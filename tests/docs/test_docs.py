@@ -33,7 +33,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_documented_commands_and_options_exist(page: Path) -> None:
     text = page.read_text()
-    for verb, rest in re.findall(r"^    dupnet (\w+)([^\n#]*)", text, re.MULTILINE):
+    for verb, rest in re.findall(r"^    dupnet ([\w-]+)([^\n#]*)", text, re.MULTILINE):
         result = CliRunner().invoke(main, [verb, "--help"])
         assert result.exit_code == 0, f"{page.name}: dupnet {verb}"
         for option in re.findall(r"--[a-z-]+", rest):

@@ -11,7 +11,7 @@ import shlex
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,11 +21,9 @@ import click
 from dupnet.cli.parameters import FRACTION, iou_option, view_options
 
 if TYPE_CHECKING:
-    from dupnet.data.sample import Sample
+    from dupnet.cli.benchmarks import Benchmark
     from dupnet.evaluation import Detect
     from dupnet.evaluation.outcome import Outcome
-    from dupnet.evaluation.predictions import Found
-    from dupnet.evaluation.wider import Difficulty
     from dupnet.spec import ModelSpec
 
 COST_SIZE_HW = (480, 640)
@@ -55,21 +53,22 @@ class Contender:
 
 @dataclass(frozen=True)
 class Result:
-    """What a contender reached: the numbers of JSON, what happened to each face, and how long it took."""
+    """What a contender reached: the numbers of JSON, its row in the table, what happened to each face, and how long it took."""
 
     contender: Contender
     numbers: dict[str, Any]
+    row: str
     outcome: Outcome
     seconds: float
 
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
-@click.option("--wider", required=True, type=click.Path(exists=True, file_okay=False, path_type=Path), help="Data set in WIDER's layout.")
+@click.option("--wider", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Data set in WIDER's layout.")
 @click.option("--split", default="val", show_default=True, help="Which part of it.")
-@click.option(
-    "--detections", "trees", multiple=True, metavar="NAME=TREE", help="Another detector's boxes, in WIDER FACE's prediction files."
-)
+@click.option("--fddb", type=click.Path(exists=True, file_okay=False, path_type=Path), help="FDDB, with its photos, instead.")
+@click.option("--detections", "files", multiple=True, metavar="NAME=PATH", help="Another detector's boxes, in the benchmark's own files.")
+@click.option("--predictions", type=click.Path(file_okay=False, path_type=Path), help="Folder to write the boxes into, in those files.")
 @click.option("--size", type=click.IntRange(32, 8192), help="Long side to which the photos are scaled.  [default: each model's]")
 @click.option("--score", type=FRACTION, default=0.02, show_default=True, help="Lowest score kept.")
 @iou_option
@@ -80,9 +79,11 @@ class Result:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each detector.")
 def command(
     models: tuple[str, ...],
-    wider: Path,
+    wider: Path | None,
     split: str,
-    trees: tuple[str, ...],
+    fddb: Path | None,
+    files: tuple[str, ...],
+    predictions: Path | None,
     size: int | None,
     score: float,
     iou: float | None,
@@ -94,38 +95,43 @@ def command(
     plots: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Score each MODEL by the rules of WIDER FACE (docs/evaluation.md): a name that ships with dupnet, a .dnet file, or a .pt checkpoint.
+    """Score each MODEL by the rules of WIDER FACE or FDDB (docs/evaluation.md): a name that ships with dupnet, a .dnet file, or a
+    .pt checkpoint.
 
     A checkpoint, also of a network with float layers, is run by torch.
 
-    Prints the average precision on the easy, medium, hard and all faces, and the part of the medium faces found at 0.1
-    false positives a photo. Several models, and other detectors' boxes from files, are compared on the same photos:
+    On WIDER FACE, prints the average precision on the easy, medium, hard and all faces, and the part of the medium faces found at
+    0.1 false positives a photo; on FDDB, the discrete and continuous true positive rates at 284 false positives. Several models,
+    and other detectors' boxes from files, are compared on the same photos:
 
     \b
         dupnet evaluate a.dnet b.dnet --wider FACES --detections "YuNet=trees/yunet" --report out.html
     """
-    from dupnet.evaluation import wider as protocol
+    from dupnet.cli.benchmarks import open_fddb, open_wider
 
+    if (wider is None) == (fddb is None):
+        raise click.UsageError("give one data set: --wider DIR or --fddb DIR")
+    if predictions and len(models) != 1:
+        raise click.UsageError(f"--predictions needs one MODEL, not {len(models)}")
     _check_pictures(report, plots)
     contenders = _distinct(
         [_model(model, sizes or ((size,) if size else ()), flip, vote, score, iou, threads) for model in models]
-        + [_tree(text) for text in trees]
+        + [_files(text) for text in files]
     )
-    samples, difficulty, images = protocol.data_set(wider, split)
-    results = _measure(contenders, samples, difficulty, images)
+    benchmark = open_fddb(fddb) if fddb else open_wider(wider or Path(), split)
+    results = [_measure(contender, benchmark, predictions) for contender in contenders]
     if as_json:
         for result in results:
             click.echo(_json(result))
     else:
-        _print(results, f"{len(samples)} photos of {wider} ({split})")
-    title = f"Face detection on {len(samples):,} photos of {wider.resolve().name} ({split})"
+        _print(results, benchmark)
     if plots:
         from dupnet.evaluation import plots as drawing
 
         for path in plots:
-            drawing.save([result.outcome for result in results], path, title=title)
+            drawing.save([result.outcome for result in results], path, title=benchmark.title)
     if report:
-        _write_report(report, results, images, title, _about(wider, split, samples, results))
+        _write_report(report, results, benchmark)
 
 
 def _check_pictures(report: Path | None, plots: Sequence[Path]) -> None:
@@ -183,11 +189,11 @@ def _model(model: str, sizes: tuple[int, ...], flip: bool, vote: bool, score: fl
     )
 
 
-def _tree(text: str) -> Contender:
-    name, equals, folder = text.partition("=")
-    if not equals or not name or not Path(folder).is_dir():
-        raise click.BadParameter(f"expected NAME=TREE with a folder TREE, found {text!r}", param_hint="--detections")
-    return Contender(name, Path(folder), {"Model": f"boxes from {folder}"}, None, None, {"model": name, "detections": folder})
+def _files(text: str) -> Contender:
+    name, equals, path = text.partition("=")
+    if not equals or not name or not Path(path).exists():
+        raise click.BadParameter(f"expected NAME=PATH with a PATH that exists, found {text!r}", param_hint="--detections")
+    return Contender(name, Path(path), {"Model": f"boxes from {path}"}, None, None, {"model": name, "detections": path})
 
 
 def _distinct(contenders: list[Contender]) -> list[Contender]:
@@ -195,7 +201,7 @@ def _distinct(contenders: list[Contender]) -> list[Contender]:
     from dataclasses import replace
 
     if not contenders:
-        raise click.UsageError("nothing to measure: give a MODEL or --detections NAME=TREE")
+        raise click.UsageError("nothing to measure: give a MODEL or --detections NAME=PATH")
     names = [contender.name for contender in contenders]
     return [
         replace(contender, name=f"{contender.name} ({contender.conditions['Model']})") if names.count(contender.name) > 1 else contender
@@ -203,22 +209,18 @@ def _distinct(contenders: list[Contender]) -> list[Contender]:
     ]
 
 
-def _measure(contenders: Sequence[Contender], samples: Sequence[Sample], difficulty: Difficulty, images: Path) -> list[Result]:
-    from dupnet.evaluation import predictions
-    from dupnet.evaluation import wider as protocol
-
-    found: Sequence[Found]
-    results = []
-    for one in contenders:
-        start = time.perf_counter()
-        if isinstance(one.source, Path):
-            found = predictions.read_wider(one.source, [sample.photo for sample in samples])
-        else:
-            found = protocol.run(one.source, samples, images, progress=sys.stderr.isatty())
-        seconds = round(time.perf_counter() - start, 1)
-        numbers = asdict(protocol.score(samples, difficulty, found))
-        results.append(Result(one, numbers, protocol.outcome(one.name, samples, difficulty, found), seconds))
-    return results
+def _measure(contender: Contender, benchmark: Benchmark, predictions: Path | None) -> Result:
+    """Run or read, and score; the boxes of a model are left in the folder of `predictions`."""
+    start = time.perf_counter()
+    if isinstance(contender.source, Path):
+        found = benchmark.read(contender.source)
+    else:
+        found = benchmark.run(contender.source)
+        if predictions:
+            benchmark.write(predictions, found)
+    seconds = round(time.perf_counter() - start, 1)
+    numbers, row = benchmark.score(found)
+    return Result(contender, numbers, row, benchmark.outcome(contender.name, found), seconds)
 
 
 def _json(result: Result) -> str:
@@ -226,33 +228,24 @@ def _json(result: Result) -> str:
     return json.dumps({**result.contender.settings, **numbers, "seconds": result.seconds})
 
 
-def _print(results: Sequence[Result], where: str) -> None:
+def _print(results: Sequence[Result], benchmark: Benchmark) -> None:
     for result in results:
         settings = ", ".join(f"{key.lower()} {value}" for key, value in result.contender.conditions.items() if key != "SHA-256")
         click.echo(f"{result.contender.name}: {settings}, {result.seconds} s")
-    click.echo(f"{where}\n")
+    click.echo(f"{benchmark.where}\n")
     names = ["", *(result.contender.name for result in results)] if len(results) > 1 else []
     width = max(map(len, names), default=-2) + 2
-    click.echo(" " * width + "AP easy  AP medium  AP hard  AP all  DR at 0.1 false positives a photo")
+    click.echo(" " * width + benchmark.heading)
     for result in results:
-        n = result.numbers
-        click.echo(
-            (f"{result.contender.name:{width}}" if names else "")
-            + f"{n['ap_easy']:7.3f}  {n['ap_medium']:9.3f}  {n['ap_hard']:7.3f}  {n['ap_all']:6.3f}  {n['dr']:.3f}"
-        )
+        click.echo((f"{result.contender.name:{width}}" if names else "") + result.row)
 
 
-def _about(root: Path, split: str, samples: Sequence[Sample], results: Sequence[Result]) -> dict[str, str]:
+def _about(benchmark: Benchmark, results: Sequence[Result]) -> dict[str, str]:
     from dupnet import __version__
 
-    outcome = results[0].outcome
-    faces = ", ".join(f"{curve.faces:,} {curve.name}" for curve in outcome.curves)
-    edges = "pixels (1 is added to widths and heights)" if results[0].numbers["inclusive"] else "edges (nothing is added)"
     return {
-        "Data set": f"{root}, split {split}",
-        "Photos": f"{len(samples):,}",
-        "Faces to find": faces,
-        "Rules": f"those of WIDER FACE's evaluation, on these photos only; a box finds a face at IoU 0.5; coordinates are {edges}",
+        **benchmark.about,
+        "Faces to find": ", ".join(f"{curve.faces:,} {curve.name}" for curve in results[0].outcome.curves),
         "Machine": f"{_processor()}, {os.cpu_count()} logical processors, {platform.system()} {platform.machine()}",
         "Versions": f"dupnet {__version__}, Python {platform.python_version()}",
         "Command": shlex.join(["dupnet", *sys.argv[1:]]),
@@ -268,7 +261,7 @@ def _processor() -> str:
         return platform.processor() or "unknown processor"
 
 
-def _write_report(path: Path, results: Sequence[Result], images: Path, title: str, about: dict[str, str]) -> None:
+def _write_report(path: Path, results: Sequence[Result], benchmark: Benchmark) -> None:
     from dupnet import cost
     from dupnet.evaluation import report
 
@@ -283,4 +276,4 @@ def _write_report(path: Path, results: Sequence[Result], images: Path, title: st
     ]
     took = ", ".join(f"{result.contender.name} {result.seconds:g} s" for result in results if not isinstance(result.contender.source, Path))
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC") + (f"; reading and detecting took {took}" if took else "")
-    report.write(path, entries, images, title=title, about=about, date=date)
+    report.write(path, entries, benchmark.images, title=benchmark.title, about=_about(benchmark, results), date=date)

@@ -20,6 +20,7 @@ from dupnet import image
 from dupnet.data import fddb
 from dupnet.errors import DataError
 from dupnet.evaluation import Detect, predictions, regions
+from dupnet.evaluation.outcome import NEVER, Curve, Outcome, PhotoOutcome
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -75,27 +76,22 @@ class PhotoScores:
     false_positives: Ints
 
 
-def evaluate(detect: Detect, root: str | Path, *, progress: bool = False) -> tuple[list[fddb.FddbPhoto], list[Floats]]:
-    """Run a detector over FDDB's photos.
+def run(detect: Detect, photos: Sequence[fddb.FddbPhoto], images: Path, *, progress: bool = False) -> list[Floats]:
+    """What a detector finds in each photo, as `score` takes it: `(n, 5) float64` x y w h score.
 
     Args:
         detect: should return boxes down to a low score; what it leaves out cannot count.
-        root: holds the ellipse lists (itself or in `FDDB-folds`) and the photos (itself or in `originalPics`).
+        photos: the benchmark's.
+        images: the folder that their names are relative to.
         progress: show a progress bar on stderr.
 
-    Returns:
-        The photos and, for `score`, what was found in each: `(n, 5) float64` x y w h score.
-
     Raises:
-        DataError: annotations or photos are missing.
         ImageError: a photo cannot be read.
     """
     from tqdm import tqdm
 
-    photos = fddb.read(root)
-    folder = fddb.photo_folder(root, photos)
     bar = tqdm(photos, unit="photo", disable=not progress)
-    return photos, [predictions.rows(detect(image.read(fddb.photo_path(folder, photo)))) for photo in bar]
+    return [predictions.rows(detect(image.read(fddb.photo_path(images, photo)))) for photo in bar]
 
 
 def score(photos: Sequence[fddb.FddbPhoto], sizes: Sequence[tuple[int, int]], found: Sequence[Floats]) -> FddbScores:
@@ -201,9 +197,19 @@ def _best_matches(table: Floats) -> tuple[Ints, Floats]:
     Args:
         table: `(m, n)` overlaps.
     """
-    if len(table) == 1:
-        best = np.maximum.accumulate(table[0])
-        return (best > OVERLAP).astype(np.int64), best
+    hits, total = np.zeros(table.shape[1], np.int64), np.zeros(table.shape[1])
+    for number, faces, detections in _matches(table):
+        pairs = table[faces, detections]
+        hits[number:], total[number:] = np.count_nonzero(pairs > OVERLAP), pairs.sum()
+    return hits, total
+
+
+def _matches(table: Floats) -> Iterator[tuple[int, Ints, Ints]]:
+    """The best match of all faces with the detections up to a number, wherever it may differ from that with fewer of them.
+
+    Yields:
+        Number of the last detection that came in; faces and detections of the pairs (those without overlap mean nothing).
+    """
     from scipy.optimize import linear_sum_assignment
 
     # With m faces, one of a face's m best detections is always free for it, as the others take m - 1 at most: so no match is
@@ -211,19 +217,64 @@ def _best_matches(table: Floats) -> tuple[Ints, Floats]:
     faces = len(table)
     kept: list[int] = []
     floor = np.zeros(faces)  # of each face's m best overlaps so far, the smallest
-    hits, total = np.zeros(table.shape[1], np.int64), np.zeros(table.shape[1])
     for number, overlaps in enumerate(table.T):
         if np.any(overlaps > floor):
             kept.append(number)
-            match = table[:, kept][linear_sum_assignment(table[:, kept], maximize=True)]
-            hits[number], total[number] = np.count_nonzero(match > OVERLAP), match.sum()
-            if len(kept) > faces:
+            rows, columns = linear_sum_assignment(table[:, kept], maximize=True)
+            yield number, rows, np.array(kept)[columns]
+            if len(kept) >= faces:
                 best = np.argsort(-table[:, kept], axis=1, kind="stable")[:, :faces]
                 floor = np.take_along_axis(table[:, kept], best[:, -1:], axis=1)[:, 0]
                 kept = [kept[i] for i in np.unique(best)]
-        elif number:
-            hits[number], total[number] = hits[number - 1], total[number - 1]
-    return hits, total
+
+
+def outcome(detector: str, photos: Sequence[fddb.FddbPhoto], sizes: Sequence[tuple[int, int]], found: Sequence[Floats]) -> Outcome:
+    """What `score` sums up, face by face and box by box.
+
+    A face is found at the highest score at which the best match gives it a detection that overlaps enough; a detection is a
+    false alarm unless it is such a match when it comes in. Ellipses are shown as the boxes around them.
+
+    Args:
+        detector: what plots and tables call it.
+        photos, sizes, found: as for `score`.
+    """
+    scores = score(photos, sizes, found)
+    limits, misses = scores.thresholds[::-1], scores.false_positives[::-1].astype(np.float64)
+    if not len(limits):
+        limits, misses = np.array([np.inf]), np.zeros(1)
+    hits, total = (np.resize(values[::-1], len(limits)).astype(np.float64) for values in (scores.true_positives, scores.overlaps))
+    curves = (Curve("FDDB", scores.faces, limits, hits, misses), Curve("FDDB (continuous)", scores.faces, limits, total, misses))
+    numbers = {
+        f"Discrete rate at {FALSE_POSITIVES} false positives": scores.discrete_rate(),
+        f"Continuous rate at {FALSE_POSITIVES} false positives": scores.continuous_rate(),
+    }
+    parts = []
+    for at in range(0, len(photos), CHUNK):
+        part = slice(at, at + CHUNK)
+        tables = overlap_tables([photo.ellipses for photo in photos[part]], sizes[part], found[part])
+        parts += [_photo_outcome(*row) for row in zip(photos[part], found[part], tables)]
+    return Outcome(detector, numbers, curves, "FDDB", tuple(parts))
+
+
+def _photo_outcome(photo: fddb.FddbPhoto, rows: Floats, table: Floats) -> PhotoOutcome:
+    order = np.argsort(-rows[:, -1], kind="stable")
+    rows, table = rows[order], table[:, order]
+    every = np.ones(len(photo.ellipses), bool)
+    found_at, false_alarms = np.full(len(every), NEVER), np.ones(len(rows), bool)
+    for number, faces, detections in _matches(table) if len(every) else ():
+        enough = table[faces, detections] > OVERLAP
+        found_at[faces[enough]] = np.maximum(found_at[faces[enough]], rows[number, -1])
+        false_alarms[number] &= number not in detections[enough]
+    boxes = _around(rows[:, :5]) if rows.shape[1] == 6 else np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
+    found = predictions.Boxes(boxes, rows[:, -1])
+    return PhotoOutcome(f"{photo.name}.jpg", _around(photo.ellipses), every, every, found_at, found, false_alarms)
+
+
+def _around(ellipses: Floats) -> Floats:
+    """Boxes around ellipses, `(n, 4)` x1 y1 x2 y2."""
+    cosine, sine = np.cos(ellipses[:, 2:3]), np.sin(ellipses[:, 2:3])
+    half = np.hypot(ellipses[:, :1] * np.concatenate([cosine, sine], axis=1), ellipses[:, 1:2] * np.concatenate([sine, cosine], axis=1))
+    return np.concatenate([ellipses[:, 3:5] - half, ellipses[:, 3:5] + half], axis=1)
 
 
 def write_curves(scores: FddbScores, folder: str | Path) -> None:

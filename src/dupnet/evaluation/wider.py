@@ -137,7 +137,7 @@ def score(samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Fou
         if level == "medium":
             limit = FALSE_POSITIVES_PER_PHOTO * len(samples)
             dr = matching.detection_rate(scores, proposals, hits, total, false_positives=limit) if total else math.nan
-    return WiderScores(ap["easy"], ap["medium"], ap["hard"], ap["all"], dr, len(samples), _is_inclusive(samples))
+    return WiderScores(ap["easy"], ap["medium"], ap["hard"], ap["all"], dr, len(samples), is_inclusive(samples))
 
 
 def outcome(detector: str, samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Found]) -> Outcome:
@@ -159,7 +159,7 @@ def outcome(detector: str, samples: Sequence[Sample], difficulty: Difficulty, fo
     if not curves:
         raise DataError("no photo of the data set holds a face to find")
     leading = "medium" if any(curve.name == "medium" for curve in curves) else "all"
-    photos = [_photo_outcome(*row, difficulty, leading, _is_inclusive(samples)) for row in zip(samples, found)]
+    photos = [_photo_outcome(*row, difficulty, leading, is_inclusive(samples)) for row in zip(samples, found)]
     table = {"AP easy": numbers.ap_easy, "AP medium": numbers.ap_medium, "AP hard": numbers.ap_hard, "AP all": numbers.ap_all}
     return Outcome(detector, {**table, "Detection rate": numbers.dr}, tuple(curves), leading, tuple(photos))
 
@@ -177,7 +177,8 @@ def _photo_outcome(sample: Sample, found: Found, difficulty: Difficulty, leading
     return PhotoOutcome(sample.photo, sample.boxes, valid | counts, counts, found_at, found, false_alarms)
 
 
-def _is_inclusive(samples: Sequence[Sample]) -> bool:
+def is_inclusive(samples: Sequence[Sample]) -> bool:
+    """Whether coordinates are pixels rather than edges: all labels are whole numbers."""
     return all(bool(np.all(sample.boxes == np.round(sample.boxes))) for sample in samples)
 
 
@@ -190,7 +191,7 @@ def _match_all(
     """
     if len(samples) != len(found):
         raise DataError(f"{len(samples)} photos need as many detections, not {len(found)}")
-    inclusive = _is_inclusive(samples)
+    inclusive = is_inclusive(samples)
     total, scores, proposals, hits = 0, [np.zeros(0)], [np.zeros(0, bool)], [np.zeros(0, bool)]
     for sample, boxes in zip(samples, found):
         counts = _counts(sample, difficulty, level)
