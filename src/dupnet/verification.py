@@ -74,9 +74,15 @@ def verify(path: str | Path, network: Network, photos: Iterable[str | Path], *, 
     """
     path = zoo.model_path(path)
     model, detector = packed.load(path), Detector(path)
-    ours = [(stage.weights.shape, stage.pool, stage.weight_copies, stage.map_copies) for stage in model.stages]
+    ours = [
+        (stage.weights.shape, stage.pool, stage.weight_copies, stage.map_copies, stage.weight_bits, stage.input_bits)
+        for stage in model.stages
+    ]
     layers = zip(network.spec.layers, network.spec.stored_channels)
-    theirs = [((la.filters, stored, la.kernel, la.kernel), la.pool, la.weight_copies, la.map_copies) for la, stored in layers]
+    theirs = [
+        ((la.filters, stored, la.kernel, la.kernel), la.pool, la.weight_copies, la.map_copies, la.weight_bits, la.input_bits)
+        for la, stored in layers
+    ]
     if ours != theirs:
         raise CheckpointError(
             f"{path} holds {model.name!r}, the checkpoint a {network.spec.name!r} of other layers: it was not made from that"

@@ -57,6 +57,23 @@ def test_sums_at_the_edge_of_16_bits(kernels: str, weight_bits: int, extreme: in
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("copies", [{}, {"weight_copies": 5}, {"weight_copies": 64}])
+@pytest.mark.parametrize("weight_bits", [7, 8])
+def test_sums_at_the_edge_of_32_bits(kernels: str, copies: dict[str, int], weight_bits: int) -> None:
+    """8-bit levels, all at their top: no intermediate result may leave 32 bits, though the sums themselves nearly do."""
+    rng = np.random.default_rng(0)
+    first = random_stage(rng, in_channels=3, filters=64, kernel=1, input_bits=8, output_bits=8)
+    assert first.thresholds is not None
+    first.thresholds[:] = -first.accumulator_max
+    last = random_stage(
+        rng, in_channels=64, filters=6, kernel=7, weight_bits=weight_bits, input_bits=8, output_bits=0, map_copies=10, **copies
+    )
+    last.weights[:3], last.weights[3:] = 2**weight_bits - 1, 1 - 2**weight_bits
+    assert last.accumulator_max > 2**29 * (1 if weight_bits == 7 else 3)
+    assert_equal_maps(random_model(rng, [first, last], anchors=1), np.full((9, 9, 3), 255, np.uint8), kernels=kernels)
+
+
+@pytest.mark.parametrize("kernels", KERNELS)
 @pytest.mark.parametrize(
     ("channels", "map_copies", "weight_copies"), [(4, 3, 6), (6, 4, 8), (9, 2, 6), (12, 5, 10), (5, 7, 7), (3, 64, 64)]
 )

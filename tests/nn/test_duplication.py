@@ -89,3 +89,14 @@ def test_spread_copies_are_one_more_than_r_levels_and_stay_so() -> None:
 def test_impossible_layers_are_refused(wrong: dict) -> None:
     with pytest.raises(ValueError):
         DuplicatedConv2d(8, 8, **wrong)
+
+
+@pytest.mark.parametrize("weight_bits", [1, 2, 3, 4, 8])
+@pytest.mark.parametrize("standardize_weights", [False, True])
+def test_real_weights_are_as_large_as_the_latent_ones(weight_bits: int, standardize_weights: bool) -> None:
+    torch.manual_seed(7)
+    layer = DuplicatedConv2d(16, 4, weight_bits=weight_bits, standardize_weights=standardize_weights)
+    real = layer.weight_scale() * layer.integer_weights()
+    torch.testing.assert_close(real.abs().mean((1, 2, 3)), layer.weight.abs().mean((1, 2, 3)))
+    if weight_bits > 2 and not standardize_weights:  # and close to them one by one
+        assert (real - layer.weight).abs().mean() < layer.weight.abs().mean() / 2 ** (weight_bits - 2)

@@ -60,6 +60,15 @@ def test_batch_norm_in_evaluation_is_torchs() -> None:
     torch.testing.assert_close(norm.eval()(x), expected, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("name", ["table4/none", "table2/a2w2-4x", "table2/a4w4-4x", "table2/a8w8-4x", "table3/conv1-8", "table3/float"])
+@pytest.mark.parametrize("activation", ["pact", "hwgq"])
+def test_the_grid_starts_at_about_unit_size(name: str, activation: str) -> None:
+    torch.manual_seed(0)
+    network = Network(zoo.get(name), NetworkOptions(activation=activation))
+    spread = (network(torch.randint(0, 256, (2, 3, 64, 64))) - network.grid.bias.view(1, -1, 1, 1)).std()
+    assert 0.2 < spread < 3
+
+
 def test_max_pool_commutes_with_what_follows() -> None:
     stage = trained_a_little(Network(zoo.get("dupnet-tinier-yolo"))).stages[1]
     torch.nn.init.normal_(stage.norm.weight)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from dupnet.nn.quantizers import HWGQ, PACT, binarize, quantize_weights, standardize
+from dupnet.nn.quantizers import HWGQ, HWGQ_STEPS, PACT, binarize, quantize_weights, standardize
 
 
 def test_hwgq_thresholds_are_zero_and_midpoints() -> None:
@@ -12,6 +12,31 @@ def test_hwgq_thresholds_are_zero_and_midpoints() -> None:
     eps = 1e-6
     x = torch.tensor([-1, 0.0, eps, 1.5 * step - eps, 1.5 * step + eps, 2.5 * step - eps, 2.5 * step + eps, 100])
     assert HWGQ(2)(x).levels.tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+@pytest.mark.parametrize("bits", sorted(HWGQ_STEPS))
+def test_hwgq_levels_at_every_number_of_bits(bits: int) -> None:
+    """`#{x > 0, x > 1.5 step, x > 2.5 step, ...}`, counted."""
+    step = HWGQ_STEPS[bits]
+    middles = (np.arange(1, 2**bits - 1) + 0.5) * step
+    thresholds = np.array([0.0, *middles])
+    x = np.concatenate([thresholds + offset * step for offset in (-0.01, 0.01)] + [np.array([-5.0, 9.0])])
+    expected = (x[:, None] > thresholds).sum(1)
+    assert HWGQ(bits)(torch.tensor(x)).levels.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("bits", sorted(HWGQ_STEPS))
+def test_hwgqs_steps_are_the_best_uniform_ones(bits: int) -> None:
+    """Mean squared error on the positive half of a Gaussian, by summing: neither a smaller nor a larger step is better."""
+    x = np.linspace(0, 9, 200_001)[1:]
+    density = np.exp(-x * x / 2)
+
+    def error(step: float) -> float:
+        levels = np.clip(np.ceil(x / step - 0.5), 1, 2**bits - 1)
+        return float(((x - levels * step) ** 2 * density).sum() / density.sum())
+
+    best = error(HWGQ_STEPS[bits])
+    assert error(HWGQ_STEPS[bits] * 0.96) > best < error(HWGQ_STEPS[bits] * 1.04)
 
 
 def test_hwgq_gradient_passes_inside_only() -> None:
@@ -23,6 +48,15 @@ def test_hwgq_gradient_passes_inside_only() -> None:
 def test_pact_rounds_to_the_nearest_of_its_levels() -> None:
     pact = PACT(2, bound=3.0)
     assert pact(torch.tensor([-1, 0.49, 0.51, 1.49, 1.51, 2.6, 7])).levels.tolist() == [0, 0, 1, 1, 2, 3, 3]
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 8])
+def test_pact_steps_up_at_half_steps(bits: int) -> None:
+    bound, top = 2.5, 2**bits - 1
+    thresholds = (np.arange(1, top + 1) - 0.5) * bound / top
+    x = np.concatenate([thresholds - 1e-5, thresholds + 1e-5, np.array([-1.0, 3.0])])
+    expected = (x[:, None] >= thresholds).sum(1)
+    assert PACT(bits, bound=bound)(torch.tensor(x)).levels.tolist() == expected.tolist()
 
 
 def test_pact_gradients_are_the_papers() -> None:
@@ -47,6 +81,23 @@ def test_quantized_weights_are_odd_integers(bits: int) -> None:
     w = quantize_weights(torch.randn(64, 8, 3, 3), bits).numpy()
     top = 2**bits - 1
     assert set(np.unique(w)) <= set(range(-top, top + 1, 2)) and abs(w).max() == top
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_quantized_weights_are_dorefas(bits: int) -> None:
+    """Equation 9 word for word: `2 quantize_k(tanh(w) / (2 max |tanh(w)|) + 1/2) - 1`, in units of `1 / (2^k - 1)`."""
+    rng = np.random.default_rng(bits)
+    w = rng.normal(0, 0.7, (16, 4, 3, 3))
+    top = 2**bits - 1
+    squashed = np.tanh(w) / (2 * abs(np.tanh(w)).max()) + 0.5
+    expected = (2 * np.round(squashed * top) / top - 1) * top
+    latent = torch.tensor(w, requires_grad=True)
+    found = quantize_weights(latent, bits)
+    np.testing.assert_allclose(found.numpy(force=True), expected, atol=1e-9)
+    assert len(np.unique(found.numpy(force=True))) == 2**bits if bits < 8 else True
+    found[0, 0, 0, 0].backward()
+    slope = top * (1 - np.tanh(w[0, 0, 0, 0]) ** 2) / abs(np.tanh(w)).max()  # straight through the rounding
+    assert latent.grad[0, 0, 0, 0].item() == pytest.approx(slope)
 
 
 def test_binarize_gives_exact_signs_and_passes_the_gradient() -> None:

@@ -122,6 +122,27 @@ def test_sgd_sees_the_mean_of_the_copies_gradients(tiny_wider: Path, tmp_path: P
         torch.testing.assert_close(grads["mean"][layer], share * grads["sum"][layer])
 
 
+def test_the_optimizer_knows_every_parameter_once(tiny_wider: Path, tmp_path: Path) -> None:
+    recipe = recipes.with_model(replace(PAPER, spec=SMALL), activation="pact")
+    trainer = Trainer(recipe, Run(tiny_wider, tmp_path, device="cpu", workers=0))
+    decays = {id(p): group["weight_decay"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    assert len(decays) == sum(len(group["params"]) for group in trainer.optimizer.param_groups) == len(list(trainer.network.parameters()))
+    stage = trainer.network.stages[0]
+    assert [decays[id(p)] for p in (stage.conv.weight, stage.norm.weight, stage.activation.bound, trainer.network.grid.scale)] == [
+        5e-4,
+        0,
+        4e-4,
+        0,
+    ]
+    trainer.take_step(*next(trainer.batches(0, 1)))
+    assert [group["lr"] / trainer.optimizer.param_groups[0]["lr"] for group in trainer.optimizer.param_groups] == [
+        1,
+        1,
+        1,
+        1 / (2 * 9 * 32),
+    ]
+
+
 def test_several_sizes(tiny_wider: Path, tmp_path: Path) -> None:
     sizes = (64, 96, 128)
     recipe = replace(PAPER, spec=SMALL, sizes_px=sizes, batch=1)

@@ -29,6 +29,7 @@ from dupnet.errors import CheckpointError, DupnetError, SpecError
 from dupnet.nn import checkpoint
 from dupnet.nn.eresfd import EResFD
 from dupnet.nn.network import Network
+from dupnet.nn.quantizers import PACT
 from dupnet.spec import FULL, EResFDSpec
 from dupnet.training import recipe as recipes
 from dupnet.training.detectors import compute_loss, make_network
@@ -103,7 +104,7 @@ def scaled(images: Tensor, boxes: Tensor, side: int) -> tuple[Tensor, Tensor]:
 
 
 def make_optimizer(network: Network | EResFD, recipe: Recipe) -> torch.optim.Optimizer:
-    """AdamW or SGD; weight decay touches convolutions' weights only.
+    """AdamW or SGD; weight decay touches convolutions' weights only, and PACT's bounds by `bound_decay`.
 
     A group's `share` multiplies the schedule's learning rate. SGD takes smaller steps in the grid's scale `s`: it is about `1 / sqrt(2 n)`
     for `n` inputs, so its gradient is `sqrt(2 n)` times as large as the grid's, and it needs steps of that order smaller than of a
@@ -113,6 +114,10 @@ def make_optimizer(network: Network | EResFD, recipe: Recipe) -> torch.optim.Opt
     weights = [p for p in network.parameters() if p.ndim == 4]
     others = [p for p in network.parameters() if p.ndim != 4]
     groups: list[dict[str, Any]] = [{"params": weights, "weight_decay": options.weight_decay}, {"params": others, "weight_decay": 0.0}]
+    if options.bound_decay:
+        bounds = {module.bound for module in network.modules() if isinstance(module, PACT)}
+        groups[1]["params"] = others = [p for p in others if p not in bounds]
+        groups.append({"params": [p for p in network.parameters() if p in bounds], "weight_decay": options.bound_decay})
     if options.kind == "sgd":
         if isinstance(network, Network) and network.spec.layers[-1].weight_bits != FULL:
             scale, last = network.grid.scale, network.spec.layers[-1]

@@ -27,6 +27,7 @@ class Optimizer:
     learning_rate: at the top of the schedule.
     momentum: of SGD; AdamW uses (0.9, 0.999).
     weight_decay: on convolutions' weights only.
+    bound_decay: the same on PACT's bounds, which its paper regularizes too.
     clip_norm: largest norm of the whole gradient; 0 for no limit.
     """
 
@@ -34,6 +35,7 @@ class Optimizer:
     learning_rate: float = 2e-3
     momentum: float = 0.9
     weight_decay: float = 0.0
+    bound_decay: float = 0.0
     clip_norm: float = 10.0
 
     def __post_init__(self) -> None:
