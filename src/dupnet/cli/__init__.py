@@ -28,6 +28,9 @@ VERBS = {
     "train": "Train a network by a recipe.",
     "convert": "Turn a checkpoint into a packed model, without loss.",
     "verify": "Prove that network, reference and core agree.",
+    "sensitivity": "Measure what the quantization of each layer costs.",
+    "search": "Propose duplication factors for a budget.",
+    "reproduce": "Run the experiments of the paper's tables and figures.",
     "anchors": "Cluster a data set's face sizes.",
 }
 """Every verb, in the order of `dupnet --help`. The module of `fddb-score` is `dupnet.cli.fddb_score`."""

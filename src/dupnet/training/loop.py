@@ -177,7 +177,7 @@ class Trainer:
         photos = Photos(relabel(samples, recipe.teacher), images, run.cache)
         if self.rank == 0 and self.world > 1:
             dist.barrier()
-        self.crops = Crops(photos, recipe.augmentation, recipe.seed, recipe.weights)
+        self.crops = Crops(photos, recipe.augmentation, recipe.seed, recipe.weights, held_out=recipe.held_out)
         module: nn.Module = self.network
         if self.world > 1:
             module = DistributedDataParallel(module, device_ids=[self.device.index] if self.device.type == "cuda" else None)

@@ -72,6 +72,7 @@ class Recipe:
         start_from: a checkpoint whose weights this run begins with, or "".
         weights: how often photos of a top folder are drawn, relative to 1.
         sizes_px: the crops of every ten steps are scaled to one of these sides, as Darknet does with `random = 1`; none: all are `crop_px`.
+        held_out: of every so many photos of the list, the first is never trained on (`dupnet sensitivity` measures on them); 0 for none.
         checkpoint_steps: a checkpoint is written this often.
         teacher: another detector whose boxes complete or replace the labels.
         network, loss: of the detectors with a grid; multibox: EResFD's loss.
@@ -85,6 +86,7 @@ class Recipe:
     start_from: str = ""
     checkpoint_steps: int = 500
     sizes_px: tuple[int, ...] = ()
+    held_out: int = 0
     weights: dict[str, float] = field(default_factory=dict)
     network: NetworkOptions = field(default_factory=NetworkOptions)
     augmentation: Augmentation = field(default_factory=Augmentation)
@@ -100,6 +102,8 @@ class Recipe:
                 raise SpecError(f"recipe: {name} must be at least 1, not {getattr(self, name)}")
         if self.seed < 0:
             raise SpecError(f"recipe: seed must be at least 0, not {self.seed}")
+        if self.held_out < 0 or self.held_out == 1:
+            raise SpecError(f"recipe: held_out must be 0, or at least 2 so that photos are left to train on, not {self.held_out}")
         if not 0 <= self.ema < 1:
             raise SpecError(f"recipe: ema must be in [0, 1), not {self.ema}")
         if self.augmentation.crop_px % self.spec.stride:

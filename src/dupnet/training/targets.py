@@ -31,9 +31,10 @@ class Crops(Dataset[Crop]):
         how: the augmentation.
         seed: of the run.
         weights: how often photos of a folder are drawn relative to others, by the first part of the path; 1 if absent.
+        held_out: of every so many photos the first is left out; 0 for none, a negative number for nothing but those.
     """
 
-    def __init__(self, photos: Photos, how: Augmentation, seed: int, weights: dict[str, float] | None = None) -> None:
+    def __init__(self, photos: Photos, how: Augmentation, seed: int, weights: dict[str, float] | None = None, *, held_out: int = 0) -> None:
         self.photos, self.how, self.seed = photos, how, seed
         self.part = replace(how, crop_px=how.crop_px // 2, face_px=(how.face_px[0], how.face_px[1] / 2))
         share = np.array([(weights or {}).get(sample.photo.split("/")[0], 1.0) for sample in photos.samples])
@@ -41,6 +42,8 @@ class Crops(Dataset[Crop]):
         if unknown := sorted(set(weights or {}) - set(folders)):
             some = ", ".join(folders[:20]) + (", ..." if len(folders) > 20 else "")
             warnings.warn(f"recipe: [weights] names {', '.join(unknown)}, but no photo is in such a folder; there are {some}", stacklevel=2)
+        if held_out:
+            share[(np.arange(len(share)) % abs(held_out) == 0) == (held_out > 0)] = 0
         if share.min() < 0 or share.sum() <= 0:
             raise DataError("weights of the data's folders must be at least 0, and not all of them 0")
         self.cumulative = np.cumsum(share) / share.sum()

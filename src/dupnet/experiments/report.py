@@ -1,0 +1,128 @@
+"""The paper's numbers and ours side by side, as markdown: a section for each table or figure, a line for each claim.
+
+Written from finished runs alone, so that the same text comes out whoever asks and however often the runs were interrupted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from statistics import fmean, stdev
+
+from dupnet import cost, paper, zoo
+from dupnet.errors import DataError
+from dupnet.experiments import claims
+from dupnet.experiments.reproduction import MEASURES, Study, results, rows_of
+from dupnet.experiments.runs import Measured
+from dupnet.files import write_text
+from dupnet.training import recipe as recipes
+
+BEGIN, END = "<!-- results: begin (written by dupnet reproduce) -->", "<!-- results: end -->"
+
+Results = Mapping[str, Sequence[Measured]]
+
+
+def write(path: Path, text: str) -> None:
+    """Write the text to a file, or, in a file that has the two marker lines, between them.
+
+    Raises:
+        DataError: the file exists and is no report.
+    """
+    if path.exists():
+        before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+        _, end, after = rest.partition(END)
+        if not begin or not end:
+            raise DataError(f"{path}: exists and has no lines {BEGIN!r} and {END!r} between which results could be written")
+    else:
+        before, after = "# Reproduction\n\n", "\n"
+    write_text(path, f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+
+
+def text(study: Study) -> str:
+    """The whole report: how it was measured, then each table of which something was run."""
+    named = rows_of(study.names)
+    tables = list(dict.fromkeys(row.table for row in named))
+    rows = list({row.name: row for table in tables for row in (*paper.rows(table), *named)}.values())
+    found = results(study, rows)
+    values = {
+        name: [float(scores[study.measure]) for scores in scored if _is_number(scores.get(study.measure))] for name, scored in found.items()
+    }
+    by_run = {tuple(sorted(scores["key"] for scores in scored)): values[name] for name, scored in found.items()}
+    spread = claims.pooled(by_run.values())  # rows that are one run count once
+    parts = [_head(study, found, spread)]
+    for table in tables:
+        parts.append(_table(study, table, found))
+        if table in claims.CLAIMS:
+            parts.append(_claims(table, values, spread))
+    return "\n\n".join(parts) + "\n"
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _head(study: Study, found: Results, spread: claims.Spread) -> str:
+    scale = study.scale
+    recipe = recipes.load(scale.recipe)
+    done = {scores["key"]: scores["run"] for scored in found.values() for scores in scored}
+    devices = sorted({f"{run['machine']['device']}, torch {run['machine']['torch']}" for run in done.values()})
+    hours = sum(run["seconds"] for run in done.values()) / 3600
+    photos = next((scores["photos"] for scored in found.values() for scores in scored), None)
+    noise = f"{spread.deviation:.4f} ({spread.freedom} degrees of freedom)" if spread.freedom else "not known: no row has two seeds yet"
+    lines = [
+        f"Scale `{scale.name}`. {scale.about} Recipe `{scale.recipe}`: {recipe.steps:,} steps of {recipe.batch} crops of "
+        f"{recipe.augmentation.crop_px} pixels, {recipe.optimizer.kind}; between rows nothing differs but model, activation and seed.",
+        "",
+        f"- Ours: {MEASURES[study.measure]}, photos scaled to {scale.size_px} pixels"
+        + (f", {photos} photos of WIDER FACE val." if photos and not study.fddb else "."),
+        "- The paper's: detection rate on FDDB at 284 false positives. "
+        + ("" if study.fddb else "Another measure on other photos: compare differences between rows, never the numbers."),
+        f"- Finished runs: {len(done)}, {hours:.1f} hours of training in all{'; ' + '; '.join(devices) if devices else ''}.",
+        f"- Standard deviation between seeds, pooled over all rows: {noise}.",
+        "- Verdicts: a difference's 95% interval (Student's factor times the pooled standard error) lies above the claim, below it, or "
+        f'across; "costs nothing" allows a loss of {claims.NO_WORSE}. `dupnet.experiments.claims` has the rule.',
+    ]
+    return "\n".join(lines)
+
+
+def _table(study: Study, table: str, found: Results) -> str:
+    title = table.replace("table", "Table ").replace("figure", "Figure ")
+    lines = [f"## {title}", "", "| row | model | KB: ours, paper | MFLOPs: ours, paper | paper's rate | ours | dr | seeds |"]
+    lines.append("|---|---|---|---|---|---|---|---|")
+    for row in paper.rows(table):
+        total, scored = cost.count(zoo.get(row.name)).total, found.get(row.name, ())
+        cells = [
+            f"`{row.name.partition('/')[2]}`",
+            f"`{row.spec}`" + (" (PACT)" if row.activation == "pact" else ""),
+            f"{total.weight_bytes / 1024:,.1f}, {row.weights_kb or '-'}",
+            f"{total.paper_mflops:,.1f}, {row.mflops or '-'}",
+            row.detection_rate or "-",
+            _mean(scored, study.measure),
+            _mean(scored, "dr"),
+            str(len(scored)) if scored else "not run",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _mean(scored: Sequence[Measured], measure: str) -> str:
+    """Mean and, of several seeds, standard deviation."""
+    values = [float(scores[measure]) for scores in scored if _is_number(scores.get(measure))]
+    if not values:
+        return "-"
+    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def _claims(table: str, values: Mapping[str, Sequence[float]], spread: claims.Spread) -> str:
+    lines = ["| claim | paper | ours | verdict |", "|---|---|---|---|"]
+    for claim in claims.CLAIMS[table]:
+        judged = claims.judge(claim, values, spread)
+        ours = "-" if judged.difference is None else f"{judged.difference:+.3f}"
+        ours += f" ± {judged.half_width:.3f}" if judged.half_width is not None else ""
+        lines.append(f"| {claim.text} | {_papers_difference(claim)} | {ours} | {judged.verdict} |")
+    return "\n".join(lines)
+
+
+def _papers_difference(claim: claims.Claim) -> str:
+    rates = [row.detection_rate if (row := paper.row(name)) else "" for name in (claim.better, claim.worse)]
+    return f"{float(rates[0]) - float(rates[1]):+.3f}" if all(rates) else "drawn, not printed"

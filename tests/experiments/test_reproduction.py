@@ -1,0 +1,134 @@
+"""Tables as experiments, at the scale of seconds: each run once, killed and continued, reported from files."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from dupnet import paper
+from dupnet.cli import main
+from dupnet.data import wider
+from dupnet.errors import DataError, SpecError
+from dupnet.experiments import report, reproduction, runs
+from dupnet.nn import checkpoint
+from dupnet.training.loop import Run
+
+ROWS = ["figure3/4x", "figure3/8x"]
+
+
+@pytest.fixture(scope="module")
+def faces(tiny_wider: Path) -> Path:
+    """The drawn data set with a difficulty: every face that counts is easy."""
+    samples, _ = wider.split(tiny_wider, "val")
+    counts = {s.photo: [n for n in range(len(s.boxes)) if not s.ignore[n]] for s in samples}
+    table = {photo: {"easy": faces, "medium": faces, "hard": faces} for photo, faces in counts.items()}
+    (tiny_wider / "wider_face_split" / "val_difficulty.json").write_text(json.dumps(table))
+    return tiny_wider
+
+
+def arguments(faces: Path, out: Path, *names: str) -> list[str]:
+    how = ["--scale", "tiny", "--workers", "0", "--threads", "1", "--device", "cpu"]
+    return ["reproduce", *names, "--wider", str(faces), "--out", str(out), *how]
+
+
+def weights(folder: Path) -> dict[str, torch.Tensor]:
+    return checkpoint.read(folder / "network.pt")["weights"]
+
+
+def test_rows_that_are_one_run_are_planned_once(faces: Path, tmp_path: Path) -> None:
+    study = reproduction.Study(("table4", "figure3", "table2"), reproduction.scale_of("tiny"), Run(faces, tmp_path))
+    jobs = reproduction.plan(study, (1, 2))
+    assert [job.recipe.seed for job in jobs] == [1] * (len(jobs) // 2) + [2] * (len(jobs) // 2)
+    assert jobs[0].rows == ("table4/none", "figure3/1x", "table2/a2w1-1x")
+    assert len({job.key for job in jobs}) == len(jobs) == 2 * (4 + 3 + 1 + 12)  # and IFQ-Tinier-YOLO, which a claim compares with
+    same = {(job.recipe.spec.layers, job.recipe.network.activation, job.recipe.seed) for job in jobs}
+    assert len(same) == len(jobs), "runs that differ in nothing but their names"
+    pact = {row: reproduction.job_of(paper.row(row), study.scale, 1, faces).key for row in ("table6/dupnet", "table6/dupnet+pact")}
+    assert len(set(pact.values())) == 2
+
+
+@pytest.mark.parametrize("table", ["table2", "table3", "table5", "table6", "figure4"])
+def test_every_table_has_a_recipe_at_every_scale(table: str, faces: Path) -> None:
+    for scale in reproduction.SCALES.values():
+        for row in reproduction.rows_of([table]):
+            job = reproduction.job_of(row, scale, 1, faces)
+            assert job.recipe.network.activation == row.activation and not job.recipe.network.spread_copies
+    with pytest.raises(SpecError, match="no 'table7'"):
+        reproduction.rows_of(["table7"])
+
+
+def test_killed_twice_and_continued_equals_never_killed(faces: Path, tmp_path: Path) -> None:
+    done = CliRunner().invoke(main, arguments(faces, tmp_path / "whole", *ROWS), catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "dupnet", *arguments(faces, tmp_path / "killed", *ROWS)]
+    folders = sorted((tmp_path / "whole" / "tiny").iterdir(), key=lambda folder: folder.stat().st_mtime)
+    for folder in folders:  # in the middle of the first run, then in the middle of the second
+        victim = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL, env=environment)
+        saved, until = tmp_path / "killed" / "tiny" / folder.name / "checkpoint.pt", time.time() + 120
+        while not saved.exists() and victim.poll() is None and time.time() < until:
+            time.sleep(0.01)
+        os.killpg(victim.pid, signal.SIGKILL)
+        assert victim.wait() == -signal.SIGKILL, "it was to be killed at work"
+    last = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=240)
+    assert last.returncode == 0 and "1 of them finished before" in last.stderr and "goes on" in last.stderr, last.stderr
+    for folder in folders:
+        other = tmp_path / "killed" / "tiny" / folder.name
+        ours, theirs = weights(folder), weights(other)
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours) and not (other / "checkpoint.pt").exists()
+        assert sorted(path.name for path in folder.glob("*.json")) == sorted(path.name for path in other.glob("*.json"))
+        for scores in folder.glob("wider*.json"):
+            assert scores.read_bytes() == (other / scores.name).read_bytes()
+
+    texts = [(tmp_path / name / "tiny.md").read_text() for name in ("whole", "killed")]
+    tables = [[line for line in text.splitlines() if line.startswith("|")] for text in texts]
+    assert tables[0] == tables[1]
+    assert sum("`tinier-yolo-half:conv6-8.weight_copies=8` | 28.2, - " in line and "| 1 |" in line for line in tables[0]) == 1
+    assert any("8 weight copies cost accuracy | +0.025 |" in line and "no row was run with two seeds" in line for line in tables[0])
+    assert any("`1x`" in line and "not run" in line for line in tables[0])
+
+    stamp = (tmp_path / "whole" / "tiny" / folders[0].name / "network.pt").stat().st_mtime_ns
+    again = CliRunner().invoke(main, [*arguments(faces, tmp_path / "whole", *ROWS), "--report-only"], catch_exceptions=False)
+    assert again.exit_code == 0 and (tmp_path / "whole" / "tiny" / folders[0].name / "network.pt").stat().st_mtime_ns == stamp
+
+
+def test_a_report_is_written_between_its_marks_only(tmp_path: Path) -> None:
+    path = tmp_path / "page.md"
+    path.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")
+    report.write(path, "new")
+    assert path.read_text() == f"before\n{report.BEGIN}\n\nnew\n{report.END}\nafter\n"
+    path.write_text("something else")
+    with pytest.raises(DataError, match="has no lines"):
+        report.write(path, "new")
+
+
+def test_what_is_missing_is_said_before_training(tiny_wider: Path, tmp_path: Path) -> None:
+    failed = CliRunner().invoke(main, arguments(tmp_path, tmp_path / "out", "table4"))
+    assert failed.exit_code == 1 and "wider_face_train_bbx_gt.txt" in failed.output
+    wrong = CliRunner().invoke(main, [*arguments(tiny_wider, tmp_path / "out", "table4"), "--fddb", str(tmp_path)])
+    assert wrong.exit_code == 1 and "FDDB" in wrong.output and not (tmp_path / "out").exists()
+
+
+def test_two_processes_do_not_share_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(runs, "CLAIM_SECONDS", 0.0)
+    code = "import sys, time; from pathlib import Path; from dupnet.experiments import runs\n"
+    code += f"with runs.claimed(Path({str(tmp_path)!r})) as mine: print(mine, flush=True); time.sleep(60)"
+    other = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout is not None and other.stdout.readline() == "True\n"
+        with runs.claimed(tmp_path) as mine:
+            assert not mine
+    finally:
+        other.kill()
+        other.wait()
+    with runs.claimed(tmp_path) as mine:
+        assert mine
