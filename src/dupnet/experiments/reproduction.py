@@ -175,12 +175,11 @@ def _score_files(study: Study, folder: Path) -> dict[str, Path]:
 def estimate(study: Study, jobs: Sequence[Job]) -> float:
     """Seconds that the given runs will take, from measured training steps of each model; without compiling, loading and measuring."""
     device = study.run.torch_device()
-    seconds = {}
+    seconds: dict[str, float] = {}  # of a step, by row: its seeds take equally long
     for job in jobs:
-        shape = (job.recipe.spec.layers, job.recipe.network)
-        if shape not in seconds:
-            seconds[shape] = runs.seconds_per_step(job.recipe, device)
-    return sum(job.recipe.steps * seconds[job.recipe.spec.layers, job.recipe.network] for job in jobs)
+        if job.rows[0] not in seconds:
+            seconds[job.rows[0]] = runs.seconds_per_step(job.recipe, device)
+    return sum(job.recipe.steps * seconds[job.rows[0]] for job in jobs)
 
 
 def execute(study: Study, jobs: Sequence[Job], *, say: Callable[[str], None], progress: bool, report: Callable[[], None]) -> None:

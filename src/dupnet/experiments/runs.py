@@ -30,16 +30,17 @@ from dupnet import image, packed
 from dupnet.conversion import convert
 from dupnet.data import fddb, wider
 from dupnet.detections import Detections
-from dupnet.errors import DataError
+from dupnet.errors import DataError, SpecError
 from dupnet.evaluation import fddb as fddb_protocol
 from dupnet.evaluation import wider as wider_protocol
 from dupnet.files import write_json
 from dupnet.nn import Network
 from dupnet.nn.detection import detect
 from dupnet.runtime import Detector
+from dupnet.spec import ModelSpec
 from dupnet.training import loop
 from dupnet.training import recipe as recipes
-from dupnet.training.loss import region_loss
+from dupnet.training.detectors import compute_loss, make_network
 from dupnet.training.recipe import Recipe
 
 LOWEST_SCORE = 0.02
@@ -67,6 +68,8 @@ def keyed(recipe: Recipe, data: Path) -> tuple[str, Recipe]:
     Two rows with the same layers get one name: what a spec is called, says about itself, or recommends does not count, nor how often
     checkpoints are written. Options at their defaults do not count either, so a run keeps its name when options are added to recipes.
     """
+    if not isinstance(recipe.spec, ModelSpec):
+        raise SpecError("experiments are about networks of layers; this recipe trains another kind of detector")
     spec = replace(recipe.spec, name="run", about="", default_size_px=416, default_score=0.5)
     content = _changes(replace(recipe, spec=spec, checkpoint_steps=500)) | {"data": data_key(data, "train")}
     key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
@@ -214,10 +217,8 @@ def held_out_scores(
 @torch.no_grad()
 def loss_of(network: Network, recipe: Recipe, crops: Iterable[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]) -> float:
     """Mean training loss of a network in evaluation mode over given batches."""
-    spec = network.spec
-    losses = [
-        float(region_loss(network(images), boxes, kinds, spec.head, spec.stride, recipe.loss).total) for images, boxes, kinds in crops
-    ]
+    after = 1 << 60  # photos seen: long after whatever a loss does at the start of a run only
+    losses = [float(compute_loss(recipe, network(images), boxes, kinds, seen=after).total) for images, boxes, kinds in crops]
     return sum(losses) / len(losses)
 
 
@@ -225,14 +226,14 @@ def seconds_per_step(recipe: Recipe, device: torch.device, *, steps: int = 3) ->
     """Measured time of a training step of the bare network on random crops, not compiled. On a CPU a few crops stand for a batch."""
     batch = recipe.batch if device.type == "cuda" else min(recipe.batch, 4)
     side = recipe.augmentation.crop_px
-    network = Network(recipe.spec, recipe.network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = make_network(recipe).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     images = torch.randint(0, 256, (batch, 3, side, side), dtype=torch.uint8, device=device)
     boxes = torch.tensor([[0.1, 0.1, 0.4, 0.5]], device=device).mul(side).expand(batch, 1, 4)
     kinds = torch.ones(batch, 1, dtype=torch.uint8, device=device)
     times = []
     for _ in range(steps + 1):
         start = time.perf_counter()
-        losses = region_loss(network(images), boxes, kinds, recipe.spec.head, recipe.spec.stride, recipe.loss)
+        losses = compute_loss(recipe, network(images), boxes, kinds, seen=0)
         losses.total.backward()  # type: ignore[no-untyped-call]
         if device.type == "cuda":
             torch.cuda.synchronize(device)
