@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from PIL import Image
 
 from dupnet import paper
 from dupnet.cli import main
@@ -99,6 +100,27 @@ def test_killed_twice_and_continued_equals_never_killed(faces: Path, tmp_path: P
     stamp = (tmp_path / "whole" / "tiny" / folders[0].name / "network.pt").stat().st_mtime_ns
     again = CliRunner().invoke(main, [*arguments(faces, tmp_path / "whole", *ROWS), "--report-only"], catch_exceptions=False)
     assert again.exit_code == 0 and (tmp_path / "whole" / "tiny" / folders[0].name / "network.pt").stat().st_mtime_ns == stamp
+
+
+def test_on_fddb_the_papers_measure_decides(faces: Path, tmp_path: Path) -> None:
+    samples, images = wider.split(faces, "val")
+    root = tmp_path / "fddb"
+    for folder in ("originalPics", "FDDB-folds"):
+        (root / folder).mkdir(parents=True)
+    for fold in range(1, 11):  # a photo each
+        sample = samples[fold % len(samples)]
+        Image.open(images / sample.photo).save(root / "originalPics" / f"{fold}.jpg")
+        half, middle = (sample.boxes[:, 2:] - sample.boxes[:, :2]) / 2, (sample.boxes[:, 2:] + sample.boxes[:, :2]) / 2
+        rows = [f"{h} {w} 1.5707963 {x} {y} 1" for (w, h), (x, y) in zip(half, middle)]
+        (root / "FDDB-folds" / f"FDDB-fold-{fold:02}-ellipseList.txt").write_text("\n".join([str(fold), str(len(rows)), *rows]) + "\n")
+    command = [*arguments(faces, tmp_path / "out", "table6/dupnet"), "--fddb", str(root)]
+    done = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    (path,) = (tmp_path / "out").rglob("fddb-96.json")
+    scores = json.loads(path.read_text())
+    assert 0 <= scores["fddb_continuous"] <= 1 and 0 <= scores["fddb"] <= 1 and scores["fddb_photos"] == 10
+    text = (tmp_path / "out" / "tiny.md").read_text()
+    assert "- Ours: detection rate on FDDB at 284 false positives" in text and f"| 0.859 | {scores['fddb']:.3f} |" in text
 
 
 def test_a_report_is_written_between_its_marks_only(tmp_path: Path) -> None:

@@ -192,7 +192,8 @@ def wider_scores(network: Network, data: Path, size: int, *, progress: bool = Fa
 
 def fddb_scores(network: Network, root: Path, size: int, *, progress: bool = False) -> Measured:
     """The paper's measure: the part of FDDB's faces found at 284 false positives, by the discrete and by the continuous score."""
-    photos, found = fddb_protocol.evaluate(detector(network, size), root, progress=progress)
+    photos = fddb.read(root)
+    found = fddb_protocol.run(detector(network, size), photos, fddb.photo_folder(root, photos), progress=progress)
     scores = fddb_protocol.score(photos, fddb.sizes(root, photos), found)
     return {"fddb": scores.discrete_rate(), "fddb_continuous": scores.continuous_rate(), "fddb_photos": scores.photos}
 
