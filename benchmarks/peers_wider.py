@@ -1,6 +1,9 @@
 """Score other detectors with this package's WIDER FACE evaluation, so that both sides are measured by the same code.
 
-    python benchmarks/peers_wider.py --peers DIR --wider DIR [--peer yunet_s --peer yunet_n] [--size 416]
+    python benchmarks/peers_wider.py --peers DIR --wider DIR [--peer yunet_s --peer yunet_n] [--size 416] [--trees DIR]
+
+With `--trees`, the boxes are also written as WIDER FACE's prediction files, `DIR/NAME/EVENT/PHOTO.txt`, for a comparison on
+one page: `dupnet evaluate MODEL --wider DIR --detections NAME=DIR/NAME --report out.html`.
 
 `--peers` is a folder with a file `peers.py` of your own: `load(name, *, threads, floor) -> callable(rgb_u8) -> (n, 5)`.
 The callable takes a photo `(h, w, 3) uint8` RGB and returns a float array, one row x1 y1 x2 y2 score a face, in pixels of
@@ -18,16 +21,17 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dupnet.detections import Detections
-from dupnet.evaluation import wider
+from dupnet.evaluation import Detect, predictions, wider
 from dupnet.image import scaled_size
 
 
-def at_size(peer: Callable[[NDArray[np.uint8]], NDArray[np.float64]], size: int) -> wider.Detect:
+def at_size(peer: Callable[[NDArray[np.uint8]], NDArray[np.float64]], size: int) -> Detect:
     """`peer` on photos whose long side is scaled to `size`, with boxes in pixels of the photo."""
     import cv2
 
@@ -48,15 +52,20 @@ def main() -> None:
     parser.add_argument("--peer", action="append", help="a name that peers.load knows; repeatable [yunet_s, yunet_n]")
     parser.add_argument("--size", type=int, default=416, help="long side in pixels [416]")
     parser.add_argument("--floor", type=float, default=0.02, help="lowest score kept [0.02]")
+    parser.add_argument("--trees", type=Path, help="folder to write prediction files into")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     sys.path.insert(0, options.peers)
     import peers
 
+    samples, difficulty, images = wider.data_set(options.wider)
     for name in options.peer or ["yunet_s", "yunet_n"]:
         start = time.perf_counter()
         detect = at_size(peers.load(name, threads=options.threads, floor=options.floor), options.size)
-        scores = wider.evaluate(detect, options.wider, progress=True)
+        found = wider.run(detect, samples, images, progress=True)
+        if options.trees:
+            predictions.write_wider(options.trees / name, [sample.photo for sample in samples], found)
+        scores = wider.score(samples, difficulty, found)
         seconds = round(time.perf_counter() - start, 1)
         print(json.dumps({"detector": name, "size": options.size, **asdict(scores), "seconds": seconds}), flush=True)
 
