@@ -126,7 +126,7 @@ def test_what_the_page_shows(faces: Path) -> None:
     outcomes = [outcome_of(faces, "one", 0), outcome_of(faces, "two", 1)]
     text = page_of(faces, *outcomes)
     page = Page(text)
-    assert {"roc", "height", "pr-easy", "pr-medium", "pr-hard", "pr-all"} <= set(page.values("id"))
+    assert {"roc-1", "height", "pr-0", "pr-1", "pr-2", "pr-3"} <= set(page.values("id"))
     misses, alarms = (sum(len(find(one)) for one in outcomes) for find in (report.worst_misses, report.worst_false_alarms))
     thumbs = [value for value in page.values("aria-label") if value.startswith(("Missed face in", "False alarm in"))]
     assert len(thumbs) == page.values("class").count("thumb") == min(misses, 24) + min(alarms, 24) > 24
@@ -310,3 +310,11 @@ def test_a_missing_library_is_named(evaluate: Callable[..., object], monkeypatch
     monkeypatch.setitem(sys.modules, library, None)
     done = evaluate("dupnet-tinier-yolo", option)
     assert done.exit_code == 1 and f"this needs {library}" in done.output and "pip install 'dupnet[report]'" in done.output
+
+
+def test_a_sum_of_overlaps_has_no_precision(faces: Path) -> None:
+    one = outcome_of(faces, "one", 0)
+    total = replace(one.curve, name="continuous", hits=one.curve.hits * 0.8, is_sum=True)
+    page = Page(page_of(faces, replace(one, curves=(one.curve, total))))
+    assert "Overlaps, continuous, against false positives" in page.text and "sum of overlaps / faces" in page.text
+    assert [name for name in page.values("id") if re.fullmatch(r"(roc|pr)-\d", name)] == ["roc-0", "roc-1", "pr-0"]

@@ -253,7 +253,7 @@ def test_an_outcome_says_what_happened_to_each_face_and_box() -> None:
     assert only.false_alarms.tolist() == [False, False, True, False, True, False]
     assert result.curve.hits.tolist() == [1, 1, 1, 2, 2, 2] and result.curve.false_positives.tolist() == [0, 0, 1, 1, 2, 2]
     assert result.limit == 1.0, "of two thresholds with equal recall, the higher"
-    assert result.curve.best(1) == (1.0, pytest.approx(0.6)) and result.numbers["Detection rate"] == 0.5
+    assert result.curve.best(1) == (1.0, pytest.approx(0.6)) and result.numbers["Detection rate at 0.1 per photo"] == 0.5
 
 
 def test_an_outcome_without_medium_faces_is_led_by_all_faces() -> None:

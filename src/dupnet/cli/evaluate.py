@@ -240,12 +240,11 @@ def _print(results: Sequence[Result], benchmark: Benchmark) -> None:
         click.echo((f"{result.contender.name:{width}}" if names else "") + result.row)
 
 
-def _about(benchmark: Benchmark, results: Sequence[Result]) -> dict[str, str]:
+def _about(benchmark: Benchmark) -> dict[str, str]:
     from dupnet import __version__
 
     return {
         **benchmark.about,
-        "Faces to find": ", ".join(f"{curve.faces:,} {curve.name}" for curve in results[0].outcome.curves),
         "Machine": f"{_processor()}, {os.cpu_count()} logical processors, {platform.system()} {platform.machine()}",
         "Versions": f"dupnet {__version__}, Python {platform.python_version()}",
         "Command": shlex.join(["dupnet", *sys.argv[1:]]),
@@ -276,4 +275,4 @@ def _write_report(path: Path, results: Sequence[Result], benchmark: Benchmark) -
     ]
     took = ", ".join(f"{result.contender.name} {result.seconds:g} s" for result in results if not isinstance(result.contender.source, Path))
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC") + (f"; reading and detecting took {took}" if took else "")
-    report.write(path, entries, benchmark.images, title=benchmark.title, about=_about(benchmark, results), date=date)
+    report.write(path, entries, benchmark.images, title=benchmark.title, about=_about(benchmark), date=date)

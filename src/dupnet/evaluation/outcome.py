@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -28,6 +29,7 @@ class Curve:
         limits: `(k,)` the scores, descending.
         hits: `(k,)` faces found by the boxes of that score and above (a sum of overlaps where a protocol counts so).
         false_positives: `(k,)`.
+        is_sum: the hits are a sum of overlaps, so no precision follows from them.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Curve:
     limits: Floats
     hits: Floats
     false_positives: Floats
+    is_sum: bool = False
 
     @property
     def recall(self) -> Floats:
@@ -102,7 +105,7 @@ class Outcome:
         """The leading one."""
         return next(curve for curve in self.curves if curve.name == self.leading)
 
-    @property
+    @cached_property
     def limit(self) -> float:
         """The score threshold of the operating point: at most 0.1 false positives a photo; infinite if no threshold is so low in them."""
         return self.curve.best(FALSE_POSITIVES_PER_PHOTO * len(self.photos))[1]

@@ -12,6 +12,7 @@ import os
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,9 @@ MAX_DETECTORS = len(SERIES)
 
 SUFFIXES = (".png", ".svg")
 """What `save` can write."""
+
+PANEL_INCHES = (5.6, 3.9)
+"""Of a panel in the report: small, so that its text stays legible where a telephone shrinks it."""
 
 POINTS = 400
 """Of a drawn curve, at most: more than there are pixels."""
@@ -83,15 +87,18 @@ def figures(outcomes: Sequence[Outcome]) -> list[Panel]:
     check_comparable(outcomes)
     if len(outcomes) > MAX_DETECTORS:
         raise DataError(f"{MAX_DETECTORS} detectors can be told apart in one plot, not {len(outcomes)}")
-    leading = outcomes[0].leading
-    result: list[Panel] = [("roc", f"Detection rate of the {leading} faces against false positives", lambda axes: _roc(axes, outcomes))]
-    result.append(("height", "Detection rate by face height", lambda axes: _height(axes, outcomes)))
+    result: list[Panel] = []
     for number, curve in enumerate(outcomes[0].curves):
         curves = [outcome.curves[number] for outcome in outcomes]
-        title = f"Precision and recall, {curve.name} faces ({curve.faces:,})"
-        result.append(
-            (f"pr-{curve.name}", title, lambda axes, curves=curves: _precision_recall(axes, outcomes, curves))  # type: ignore[misc]
-        )
+        if curve.name == outcomes[0].leading or curve.is_sum:
+            what = f"Overlaps, {curve.name}," if curve.is_sum else f"Detection rate of the {curve.name} faces"
+            result.append((f"roc-{number}", f"{what} against false positives", partial(_roc, outcomes=outcomes, curves=curves)))
+    result.append(("height", "Detection rate by face height", partial(_height, outcomes=outcomes)))
+    for number, curve in enumerate(outcomes[0].curves):
+        curves = [outcome.curves[number] for outcome in outcomes]
+        if not curve.is_sum:
+            title = f"Precision and recall, {curve.name} faces ({curve.faces:,})"
+            result.append((f"pr-{number}", title, partial(_precision_recall, outcomes=outcomes, curves=curves)))
     return result
 
 
@@ -104,7 +111,7 @@ def panels(outcomes: Sequence[Outcome], colour: Callable[[str], str]) -> list[tu
     result = []
     for key, title, draw in figures(outcomes):
         with _style():
-            figure = Figure(figsize=(6.6, 4.2), layout="constrained")
+            figure = Figure(figsize=PANEL_INCHES, layout="constrained")
             draw(figure.add_subplot())
             result.append((key, title, _inline(_svg(figure), key, title, colour)))
     return result
@@ -212,13 +219,12 @@ def _handle(number: int, outcome: Outcome) -> Line2D:
     return Line2D([], [], label=outcome.detector, **_line(number), **_mark(number))
 
 
-def _roc(axes: Axes, outcomes: Sequence[Outcome]) -> None:
+def _roc(axes: Axes, outcomes: Sequence[Outcome], curves: Sequence[Curve]) -> None:
     photos = len(outcomes[0].photos)
     low = 10 ** np.floor(np.log10(min(1 / photos, FALSE_POSITIVES_PER_PHOTO / 10)))
-    most = max(float(outcome.curve.false_positives.max(initial=1)) / photos for outcome in outcomes)
+    most = max(float(curve.false_positives.max(initial=1)) / photos for curve in curves)
     high = 10 ** np.clip(np.ceil(np.log10(most)), 0, 2)
-    for number, outcome in enumerate(outcomes):
-        curve = outcome.curve
+    for number, curve in enumerate(curves):
         x = np.maximum(curve.false_positives / photos, low)
         keep = _thin(np.log10(x))
         axes.plot(x[keep], np.maximum.accumulate(curve.recall)[keep], drawstyle="steps-post", **_line(number))
@@ -230,7 +236,7 @@ def _roc(axes: Axes, outcomes: Sequence[Outcome]) -> None:
     axes.set_xlim(low, high)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    _parts(axes, "false positives per photo", "detection rate")
+    _parts(axes, "false positives per photo", "sum of overlaps / faces" if curves[0].is_sum else "detection rate")
 
 
 def _precision_recall(axes: Axes, outcomes: Sequence[Outcome], curves: Sequence[Curve]) -> None:
@@ -268,7 +274,7 @@ def _height(axes: Axes, outcomes: Sequence[Outcome]) -> None:
         axes.plot(middles[some], rate[some], **_line(number), **_mark(number))
     axes.axhline(0, color=MUTED, linewidth=0.8)
     _parts(axes, "height of the face in the photo, pixels; bars: number of faces", "detection rate")
-    axes.set_ylim(floor, 1.02)
+    axes.set_ylim(floor, 1.04)
     axes.set_xscale("log")
     axes.set_xlim(edges[0], edges[-1])
     pooled = edges[0] < LOWEST_PX
@@ -282,7 +288,7 @@ def _height(axes: Axes, outcomes: Sequence[Outcome]) -> None:
 def _parts(axes: Axes, across: str, up: str) -> None:
     axes.set_xlabel(across)
     axes.set_ylabel(up)
-    axes.set_ylim(0, 1.02)
+    axes.set_ylim(0, 1.04)
     axes.yaxis.set_major_locator(FixedLocator(list(np.linspace(0, 1, 6))))
     axes.tick_params(length=0, pad=5)
 

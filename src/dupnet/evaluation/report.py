@@ -103,7 +103,7 @@ def render(entries: Sequence[Entry], images: str | Path, *, title: str, about: M
         galleries=[_gallery(outcome, outcomes, Path(images)) for outcome in outcomes],
         costs=[_layers(number, entry) for number, entry in enumerate(entries) if entry.cost],
         cost_note=_COST_NOTE,
-        about=about,
+        about={"Faces to find": ", ".join(f"{curve.faces:,} {curve.name}" for curve in first.curves if not curve.is_sum), **about},
         date=date,
     )
 

@@ -161,7 +161,7 @@ def outcome(detector: str, samples: Sequence[Sample], difficulty: Difficulty, fo
     leading = "medium" if any(curve.name == "medium" for curve in curves) else "all"
     photos = [_photo_outcome(*row, difficulty, leading, is_inclusive(samples)) for row in zip(samples, found)]
     table = {"AP easy": numbers.ap_easy, "AP medium": numbers.ap_medium, "AP hard": numbers.ap_hard, "AP all": numbers.ap_all}
-    return Outcome(detector, {**table, "Detection rate": numbers.dr}, tuple(curves), leading, tuple(photos))
+    return Outcome(detector, {**table, "Detection rate at 0.1 per photo": numbers.dr}, tuple(curves), leading, tuple(photos))
 
 
 def _photo_outcome(sample: Sample, found: Found, difficulty: Difficulty, leading: str, inclusive: bool) -> PhotoOutcome:
