@@ -243,7 +243,10 @@ def outcome(detector: str, photos: Sequence[fddb.FddbPhoto], sizes: Sequence[tup
     if not len(limits):
         limits, misses = np.array([np.inf]), np.zeros(1)
     hits, total = (np.resize(values[::-1], len(limits)).astype(np.float64) for values in (scores.true_positives, scores.overlaps))
-    curves = (Curve("FDDB", scores.faces, limits, hits, misses), Curve("FDDB (continuous)", scores.faces, limits, total, misses))
+    curves = (
+        Curve("FDDB", scores.faces, limits, hits, misses),
+        Curve("FDDB (continuous)", scores.faces, limits, total, misses, is_sum=True),
+    )
     numbers = {
         f"Discrete rate at {FALSE_POSITIVES} false positives": scores.discrete_rate(),
         f"Continuous rate at {FALSE_POSITIVES} false positives": scores.continuous_rate(),
