@@ -18,10 +18,11 @@ from PIL import Image
 from dupnet import paper
 from dupnet.cli import main
 from dupnet.data import wider
-from dupnet.errors import DataError, SpecError
+from dupnet.errors import DataError, DupnetError, SpecError
 from dupnet.experiments import report, reproduction, runs
 from dupnet.nn import checkpoint
 from dupnet.training.loop import Run
+from dupnet.training.recipe import Recipe
 
 ROWS = ["figure3/4x", "figure3/8x"]
 
@@ -121,6 +122,20 @@ def test_on_fddb_the_papers_measure_decides(faces: Path, tmp_path: Path) -> None
     assert 0 <= scores["fddb_continuous"] <= 1 and 0 <= scores["fddb"] <= 1 and scores["fddb_photos"] == 10
     text = (tmp_path / "out" / "tiny.md").read_text()
     assert "- Ours: detection rate on FDDB at 284 false positives" in text and f"| 0.859 | {scores['fddb']:.3f} |" in text
+
+
+def test_a_run_that_diverges_does_not_stop_the_others(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = runs.train
+
+    def diverge(recipe: Recipe, run: Run, *, progress: bool = False) -> None:
+        if recipe.spec.layers[5].weight_copies == 4:
+            raise DupnetError("the loss became nan near step 50")
+        train(recipe, run, progress=progress)
+
+    monkeypatch.setattr(runs, "train", diverge)
+    done = CliRunner().invoke(main, arguments(faces, tmp_path / "out", *ROWS))
+    assert done.exit_code == 1 and "1 of 2 runs failed: figure3/4x, seed 1 (the loss became nan near step 50)" in done.output
+    assert "[2/2] figure3/8x" in done.output and len(list((tmp_path / "out").rglob("run.json"))) == 1
 
 
 def test_a_report_is_written_between_its_marks_only(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 
 from dupnet import paper
 from dupnet.data import fddb
-from dupnet.errors import SpecError
+from dupnet.errors import DupnetError, SpecError
 from dupnet.evaluation import wider as wider_protocol
 from dupnet.experiments import runs
 from dupnet.experiments.claims import CLAIMS
@@ -191,6 +191,9 @@ def execute(study: Study, jobs: Sequence[Job], *, say: Callable[[str], None], pr
         say: takes a line about what happens.
         progress: show a bar for each run.
         report: called after each run.
+
+    Raises:
+        DupnetError: a run diverged; raised after all others are done.
     """
     open_jobs = [job for job in jobs if not is_done(study, job)]
     say(f"{len(jobs)} runs, {len(jobs) - len(open_jobs)} of them finished before; {study.run.out}")
@@ -200,7 +203,7 @@ def execute(study: Study, jobs: Sequence[Job], *, say: Callable[[str], None], pr
     say(
         f"about {runs.duration(expected)} of training for the other {len(open_jobs)}, by 3 steps of each model without compiling or loading"
     )
-    start, left = time.monotonic(), len(open_jobs)
+    start, left, failed = time.monotonic(), len(open_jobs), []
     for number, job in enumerate(open_jobs, 1):
         folder = study.folder(job.key)
         with runs.claimed(folder) as mine:
@@ -209,13 +212,22 @@ def execute(study: Study, jobs: Sequence[Job], *, say: Callable[[str], None], pr
                 continue
             state = "goes on" if (folder / "checkpoint.pt").exists() else "starts"
             say(f"[{number}/{len(open_jobs)}] {', '.join(job.rows)}, seed {job.recipe.seed} ({job.key}) {state}")
-            runs.train(job.recipe, replace(study.run, out=folder), progress=progress)
+            try:
+                runs.train(job.recipe, replace(study.run, out=folder), progress=progress)
+            except DupnetError as error:
+                if type(error) is not DupnetError:  # what is wrong with data or files is wrong for every run
+                    raise
+                failed.append(f"{job.rows[0]}, seed {job.recipe.seed} ({error})")
+                say(f"    failed: {error}")
+                continue
             scores = measure(study, job, progress=progress)
         left -= 1
         each = (time.monotonic() - start) / (len(open_jobs) - left)
         numbers = ", ".join(f"{key} {value:.3f}" for key, value in scores.items() if isinstance(value, float))
         say(f"    {numbers}; {left} runs left, about {runs.duration(left * each)}")
         report()
+    if failed:
+        raise DupnetError(f"{len(failed)} of {len(open_jobs)} runs failed: {'; '.join(failed)}")
 
 
 def measure(study: Study, job: Job, *, progress: bool = False) -> Measured:
