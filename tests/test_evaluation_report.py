@@ -165,12 +165,17 @@ def one_photo(*found: tuple[list[float], float], name: str = "it") -> Outcome:
     return wider.outcome(name, [one], levels, [Detections([box for box, _ in found], [score for _, score in found])])
 
 
+def data_photo(folder: Path) -> Path:
+    """A folder with the one photo of `one_photo`."""
+    Image.new("RGB", (90, 60), "gray").save(folder / "p.png")
+    return folder
+
+
 def test_the_words_of_a_thumbnail(tmp_path: Path) -> None:
-    Image.new("RGB", (90, 60), "gray").save(tmp_path / "p.png")
     a, b, nowhere = [10.0, 10, 30, 30], [50.0, 10, 70, 30], [10.0, 35, 30, 55]
     it = one_photo((a, 0.9), (nowhere, 0.8), ([12.0, 10, 32, 30], 0.7), ([61.0, 10, 81, 30], 0.6))
     other = one_photo((b, 0.9), (nowhere, 0.7), name="other")
-    page = Page(report.render([report.Entry(it), report.Entry(other)], tmp_path, title="t", about={}, date="d")).text
+    page = Page(report.render([report.Entry(it), report.Entry(other)], data_photo(tmp_path), title="t", about={}, date="d")).text
     first = re.sub(r"\s+", " ", page[page.index("Missed faces") : page.index("Missed faces", page.index("Missed faces") + 1)])
     assert "1 of 2 medium faces are missed (threshold 0.900)." in first
     assert "face 20 px tall best box overlaps 0.290 found by other (0.90)" in first
@@ -180,7 +185,7 @@ def test_the_words_of_a_thumbnail(tmp_path: Path) -> None:
 
 
 def test_a_detector_without_an_operating_point(tmp_path: Path) -> None:
-    Image.new("RGB", (90, 60), "gray").save(tmp_path / "p.png")
+    data_photo(tmp_path)
     for outcome in (one_photo(([10.0, 35, 30, 55], 0.9)), one_photo()):
         page = Page(report.render([report.Entry(outcome)], tmp_path, title="t", about={}, date="d"))
         assert "No score threshold of it keeps false positives as few" in page.text and "2 of 2 medium faces are missed;" in page.text
@@ -318,3 +323,11 @@ def test_a_sum_of_overlaps_has_no_precision(faces: Path) -> None:
     page = Page(page_of(faces, replace(one, curves=(one.curve, total))))
     assert "Overlaps, continuous, against false positives" in page.text and "sum of overlaps / faces" in page.text
     assert [name for name in page.values("id") if re.fullmatch(r"(roc|pr)-\d", name)] == ["roc-0", "roc-1", "pr-0"]
+
+
+def test_a_name_that_is_no_text_spoils_no_report(tmp_path: Path) -> None:
+    broken = "caf\udce9"  # what Python makes of a byte that is no UTF-8
+    report.write(tmp_path / "x.html", [report.Entry(one_photo(name=broken))], data_photo(tmp_path), title=broken, about={}, date="d")
+    assert "caf\\udce9" in (tmp_path / "x.html").read_text()
+    with pytest.raises(DataError, match="cannot be written"):
+        report.write(tmp_path / "no/x.html", [report.Entry(one_photo())], tmp_path, title="t", about={}, date="d")

@@ -231,7 +231,8 @@ def _roc(axes: Axes, outcomes: Sequence[Outcome], curves: Sequence[Curve]) -> No
         recall, _ = curve.best(FALSE_POSITIVES_PER_PHOTO * photos)
         axes.plot([FALSE_POSITIVES_PER_PHOTO], [recall], linestyle="none", **_mark(number), zorder=5)
     axes.axvline(FALSE_POSITIVES_PER_PHOTO, color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-    axes.annotate("operating point: 0.1", (FALSE_POSITIVES_PER_PHOTO, 0.0), (4, 4), textcoords="offset points", color=MUTED, fontsize=9)
+    text = f"operating point: {FALSE_POSITIVES_PER_PHOTO:g} ({int(FALSE_POSITIVES_PER_PHOTO * photos):,} in all)"
+    axes.annotate(text, (FALSE_POSITIVES_PER_PHOTO, 0.0), (4, 4), textcoords="offset points", color=MUTED, fontsize=9)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -74,7 +74,7 @@ def write(
     page = render(entries, images, title=title, about=about, date=date)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(page, encoding="utf-8")
+        part.write_text(page, encoding="utf-8", errors="backslashreplace")  # a file's name may be no valid text
         os.replace(part, path)
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
@@ -103,7 +103,7 @@ def render(entries: Sequence[Entry], images: str | Path, *, title: str, about: M
         galleries=[_gallery(outcome, outcomes, Path(images)) for outcome in outcomes],
         costs=[_layers(number, entry) for number, entry in enumerate(entries) if entry.cost],
         cost_note=_COST_NOTE,
-        about={"Faces to find": ", ".join(f"{curve.faces:,} {curve.name}" for curve in first.curves if not curve.is_sum), **about},
+        about={**about, "Faces to find": ", ".join(f"{curve.faces:,} {curve.name}" for curve in first.curves if not curve.is_sum)},
         date=date,
     )
 

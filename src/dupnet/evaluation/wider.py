@@ -126,17 +126,19 @@ def score(samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Fou
         difficulty: from `read_difficulty`.
         found: one `Detections` a sample, in pixels of the photo, or `predictions.Boxes`.
     """
+    return _scores(samples, found, {level: _match_all(samples, difficulty, found, level) for level in (*LEVELS, "all")})
+
+
+def _scores(samples: Sequence[Sample], found: Sequence[Found], matches: dict[str, Matches]) -> WiderScores:
     raw = np.concatenate([np.zeros(0), *(faces.scores.astype(np.float64) for faces in found)])
     low, high = raw.min(initial=1.0), raw.max(initial=0.0)  # the official start values: they show where scores leave [0, 1]
     spread = (high - low) or 1.0
     ap = {}
-    for level in (*LEVELS, "all"):
-        total, (scores, proposals, hits) = _match_all(samples, difficulty, found, level)
+    for level, (total, (scores, proposals, hits)) in matches.items():
         curve = matching.precision_recall((scores - low) / spread, proposals, hits, total) if total else None
         ap[level] = matching.average_precision(*curve) if curve else math.nan
-        if level == "medium":
-            limit = FALSE_POSITIVES_PER_PHOTO * len(samples)
-            dr = matching.detection_rate(scores, proposals, hits, total, false_positives=limit) if total else math.nan
+    total, rows = matches["medium"]
+    dr = matching.detection_rate(*rows, total, false_positives=FALSE_POSITIVES_PER_PHOTO * len(samples)) if total else math.nan
     return WiderScores(ap["easy"], ap["medium"], ap["hard"], ap["all"], dr, len(samples), is_inclusive(samples))
 
 
@@ -150,12 +152,9 @@ def outcome(detector: str, samples: Sequence[Sample], difficulty: Difficulty, fo
     Raises:
         DataError: there is no face to find.
     """
-    numbers = score(samples, difficulty, found)
-    curves = []
-    for level in (*LEVELS, "all"):
-        total, rows = _match_all(samples, difficulty, found, level)
-        if total:
-            curves.append(Curve(level, total, *matching.walk(*rows)))
+    matches = {level: _match_all(samples, difficulty, found, level) for level in (*LEVELS, "all")}
+    numbers = _scores(samples, found, matches)
+    curves = [Curve(level, total, *matching.walk(*rows)) for level, (total, rows) in matches.items() if total]
     if not curves:
         raise DataError("no photo of the data set holds a face to find")
     leading = "medium" if any(curve.name == "medium" for curve in curves) else "all"
@@ -182,10 +181,12 @@ def is_inclusive(samples: Sequence[Sample]) -> bool:
     return all(bool(np.all(sample.boxes == np.round(sample.boxes))) for sample in samples)
 
 
-def _match_all(
-    samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Found], level: str
-) -> tuple[int, tuple[matching.Floats, matching.Flags, matching.Flags]]:
-    """How many faces count, and all photos' scores, proposals and finds in one row each.
+Matches = tuple[int, tuple[matching.Floats, matching.Flags, matching.Flags]]
+"""How many faces count, and all photos' scores, proposals and finds in one row each."""
+
+
+def _match_all(samples: Sequence[Sample], difficulty: Difficulty, found: Sequence[Found], level: str) -> Matches:
+    """Match every photo's boxes with the faces of a level.
 
     Photos without a labelled face are left out, as officially.
     """
