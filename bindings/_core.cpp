@@ -95,10 +95,12 @@ auto found(const dn_box *boxes, size_t count) {
 class Model {
 public:
     Model(nb::bytes data, const std::string &kernels) : data(std::move(data)) {
-        check(dn_model_open(this->data.c_str(), this->data.size(), &model));
+        size_t bytes;
+        check(dn_model_memory_bytes(this->data.c_str(), this->data.size(), &model, &bytes));
+        memory.grow(bytes);
+        check(dn_model_open(this->data.c_str(), this->data.size(), memory.bytes.get(), memory.size, &model));
         const char *variable = kernels.empty() ? std::getenv("DUPNET_KERNELS") : nullptr;
         choose_kernels(variable ? variable : kernels);
-        size_t bytes;
         check(dn_model_prepared_bytes(&model, &bytes));
         prepared.grow(bytes);
         check(dn_model_prepare(&model, prepared.bytes.get(), prepared.size));
@@ -131,7 +133,8 @@ public:
         dn_status status;
         {
             nb::gil_scoped_release released;
-            std::unique_ptr<int32_t[]> grid(new int32_t[6 * static_cast<size_t>(model.anchor_count) * (rows / stride) * (columns / stride)]);
+            size_t cells = (rows / stride) * (columns / stride);
+            std::unique_ptr<int32_t[]> grid(new int32_t[model.stages[model.stage_count - 1].filters * cells]);
             Arena arena = borrow(bytes);
             status = dn_run(&model, input_map.data(), rows, columns, &lent, copy_map, &maps, arena.bytes.get(), arena.size, grid.get());
             give_back(std::move(arena));
@@ -159,6 +162,8 @@ public:
     }
 
     size_t prepared_bytes() const { return prepared.size; }
+
+    nb::bytes decoded() const { return nb::bytes(memory.bytes.get(), memory.size); }
 
     dn_model model;
 
@@ -230,6 +235,7 @@ private:
     }
 
     nb::bytes data;
+    Arena memory;  // of what opening decodes
     Arena prepared;
     std::mutex mutex;
     std::vector<Arena> arenas;
@@ -355,6 +361,7 @@ NB_MODULE(_core, m) {
              "What these bytes are for: what, index of the stage or -1, bytes; with up to 63 for the alignment they are all.")
         .def_prop_ro("kernels", [](const Model &m) { return std::string(dn_model_kernels(&m.model)); })
         .def_prop_ro("prepared_bytes", &Model::prepared_bytes, "Bytes of weights in the order of the kernels, made once.")
+        .def_prop_ro("decoded", &Model::decoded, "The model's memory: what opening decoded, stage by stage; for tests.")
         .def_prop_ro("name", [](const Model &m) { return std::string(m.model.name); })
         .def_prop_ro("stride", [](const Model &m) { return m.model.stride; })
         .def_prop_ro("default_size", [](const Model &m) { return m.model.default_size; })

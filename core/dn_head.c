@@ -8,7 +8,7 @@
 
 #include <math.h>
 
-enum { X, Y, W, H, OBJECTNESS, CHANNELS = 6 };
+enum { X, Y, W, H, OBJECTNESS };
 
 typedef struct candidate {
     float score;
@@ -27,7 +27,7 @@ uint64_t dn_head_scratch_bytes(const dn_model *model, size_t grid_rows, size_t g
 
 static float value(const dn_model *model, const cell *at, size_t anchor, size_t channel) {
     const dn_stage *last = &model->stages[model->stage_count - 1];
-    size_t c = CHANNELS * anchor + channel;
+    size_t c = DN_GRID_CHANNELS * anchor + channel;
     return dn_load_f32(last->scales + 4 * c) * (float)at->sums[c * at->step] + dn_load_f32(last->scales + 4 * (last->filters + c));
 }
 

@@ -78,6 +78,23 @@ const dn_kernels *dn_kernels_find(const char *name);
 /* The checks of every call on a photo. */
 dn_status dn_check_call(const dn_model *model, size_t width, size_t height, const dn_options *options);
 
+/* The decoder of a packed file's code (dn_coder.c): where contexts begin, and the decoder's state, about 300 bytes. */
+enum { DN_CODER_AFTER_0 = 36, DN_CODER_FIRST = 37, DN_CODER_STEP = 71, DN_CODER_BEND = 105, DN_CODER_CONTEXTS = 139 };
+
+typedef struct dn_coder {
+    const uint8_t *at, *end;
+    uint32_t code, range;  /* code < range, 2^24 <= range */
+    int missing;           /* bytes were read past the end */
+    uint16_t contexts[DN_CODER_CONTEXTS];
+} dn_coder;
+
+void dn_coder_open(dn_coder *c, const uint8_t *bytes, size_t length);
+int dn_coder_is_complete(const dn_coder *c);  /* every byte was read, and the last four are the right ones */
+
+/* The next weights into [filters][plane_bytes] (1-bit weights), the next thresholds into [filters][2^output_bits - 1]. */
+void dn_coder_weights(dn_coder *c, const dn_stage *stage, uint8_t *planes);
+dn_status dn_coder_thresholds(dn_coder *c, const dn_stage *stage, uint8_t *out);
+
 /* A scaled photo and its input map. */
 typedef struct dn_view {
     size_t scaled_width, scaled_height;

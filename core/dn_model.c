@@ -7,7 +7,8 @@
 #include <math.h>
 #include <string.h>
 
-enum { HEADER_BYTES = 32, STAGE_BYTES = 12, CRC_OFFSET = 16, MAX_CHANNELS = 4096, MAX_COPIES = 64, MAX_STRIDE = 64 };
+enum { HEADER_BYTES = 32, STAGE_BYTES = 16, CRC_OFFSET = 16, MAX_CHANNELS = 4096, MAX_COPIES = 64, MAX_STRIDE = 64 };
+enum { MAX_CODED_PER_BYTE = 2048 }; /* no byte of the code holds more weights and thresholds; the least that one takes is 1/183 bit */
 
 static const float MAX_ANCHOR = 8192; /* pixels */
 
@@ -74,76 +75,115 @@ float dn_load_f32(const uint8_t *p) {
     return value;
 }
 
-static dn_status open_weights(cursor *file, dn_stage *stage) {
-    size_t weights = (size_t)stage->kernel * stage->kernel * stage->stored_channels; /* at most 49 * 2^18 */
-    uint32_t unused = weights % 8 ? 0xffu << weights % 8 & 0xffu : 0;
-    size_t planes = (size_t)stage->filters * stage->weight_bits;
-    stage->plane_bytes = dn_bytes(weights);
-    dn_status status = take_padded(file, (uint64_t)planes * stage->plane_bytes, &stage->weights);
-    if (status != DN_OK) return status;
-    for (size_t i = 0; i < planes; i++)
-        if (stage->weights[(i + 1) * stage->plane_bytes - 1] & unused) return DN_FILE_PADDING;
-    return DN_OK;
-}
-
-static dn_status open_thresholds(cursor *file, dn_stage *stage) {
-    size_t count = ((size_t)1 << stage->output_bits) - 1;
-    stage->threshold_bytes = stage->accumulator_max < 32767 ? 2 : 4;
-    dn_status status = take_padded(file, (uint64_t)stage->filters * count * stage->threshold_bytes, &stage->thresholds);
-    if (status != DN_OK) return status;
-    for (size_t f = 0; f < stage->filters; f++) {
-        int32_t last = -stage->accumulator_max;
-        for (size_t i = 0; i < count; i++) {
-            int32_t t = dn_threshold(stage, f, i);
-            if (t < last || t > stage->accumulator_max + 1) return DN_FILE_THRESHOLD;
-            last = t;
-        }
-    }
-    return DN_OK;
-}
-
-static dn_status open_head_scales(cursor *file, dn_stage *stage) {
-    dn_status status = take_padded(file, 8 * (uint64_t)stage->filters, &stage->scales);
-    if (status != DN_OK) return status;
-    for (size_t i = 0; i < 2 * (size_t)stage->filters; i++)
-        if (!isfinite(dn_load_f32(stage->scales + 4 * i))) return DN_FILE_HEAD_SCALE;
-    return DN_OK;
-}
-
-/* `before` is the stage whose map is read, NULL for the first. */
-static dn_status open_stage(cursor *file, const dn_stage *before, int is_last, int anchors, dn_stage *stage) {
+/* The record of a stage; `before` is the stage whose map is read, NULL for the first. */
+static dn_status open_record(cursor *file, const dn_stage *before, int is_last, int anchors, dn_stage *stage) {
     const uint8_t *record = take(file, STAGE_BYTES);
     if (!record) return DN_FILE_TRUNCATED;
     uint32_t in_channels = dn_load_u16(record), filters = dn_load_u16(record + 2);
     if (in_channels < 1 || in_channels > MAX_CHANNELS || in_channels != (before ? before->filters : 3u)) return DN_FILE_IN_CHANNELS;
-    if (filters < 1 || filters > MAX_CHANNELS || (is_last && filters != 6 * (uint32_t)anchors)) return DN_FILE_FILTERS;
+    if (filters < 1 || filters > MAX_CHANNELS || (is_last && filters != DN_GRID_CHANNELS * (uint32_t)anchors)) return DN_FILE_FILTERS;
     stage->in_channels = (uint16_t)in_channels;
     stage->filters = (uint16_t)filters;
     stage->kernel = record[4];
-    stage->pool = record[5];
-    stage->input_bits = record[6];
-    stage->weight_bits = record[7];
-    stage->weight_copies = record[8];
-    stage->map_copies = record[9];
-    stage->output_bits = record[10];
+    stage->pool = record[6];
+    stage->input_bits = record[8];
+    stage->weight_bits = record[9];
+    stage->weight_copies = record[10];
+    stage->map_copies = record[11];
+    stage->output_bits = record[12];
+    stage->is_coded = record[14];
+    stage->slope = record[15];
     if (stage->kernel % 2 == 0 || stage->kernel > 7) return DN_FILE_KERNEL;
+    if (record[5] != 1) return DN_FILE_STEP;
     if (stage->pool != 1 && (stage->pool != 2 || is_last)) return DN_FILE_POOL;
+    if (record[7] != stage->pool) return DN_FILE_POOL_STEP;
     if (stage->input_bits < 1 || stage->input_bits > 8 || stage->input_bits != (before ? before->output_bits : 8)) return DN_FILE_INPUT_BITS;
     if (stage->weight_bits < 1 || stage->weight_bits > 8) return DN_FILE_WEIGHT_BITS;
     if (stage->weight_copies < 1 || stage->weight_copies > MAX_COPIES) return DN_FILE_WEIGHT_COPIES;
     if (stage->map_copies < 1 || stage->map_copies > MAX_COPIES) return DN_FILE_MAP_COPIES;
     if (in_channels * stage->map_copies % stage->weight_copies) return DN_FILE_WEIGHT_COPIES;
     if (is_last ? stage->output_bits != 0 : (stage->output_bits < 1 || stage->output_bits > 8)) return DN_FILE_OUTPUT_BITS;
-    if (record[11] != 1) return DN_FILE_DISTANCE;
+    if (record[13] != 1) return DN_FILE_DISTANCE;
+    if (stage->is_coded > (stage->weight_bits == 1)) return DN_FILE_CODED;
+    if (is_last && stage->slope) return DN_FILE_SLOPE;
     stage->stored_channels = in_channels * stage->map_copies / stage->weight_copies;
     uint64_t sums = (uint64_t)stage->kernel * stage->kernel * in_channels * stage->map_copies; /* at most 49 * 2^18 */
     sums *= ((1u << stage->weight_bits) - 1) * ((1u << stage->input_bits) - 1);
     if (sums > INT32_MAX) return DN_FILE_ACCUMULATOR;
     /* INT32_MAX is prime, so no product of these factors: accumulator_max + 1 fits as well. */
     stage->accumulator_max = (int32_t)sums;
-    dn_status status = open_weights(file, stage);
+    stage->threshold_bytes = is_last ? 0 : stage->accumulator_max < 32767 ? 2 : 4;
+    stage->plane_bytes = dn_bytes((size_t)stage->kernel * stage->kernel * stage->stored_channels); /* at most 49 * 2^15 */
+    return DN_OK;
+}
+
+static uint64_t threshold_count(const dn_stage *stage) { return stage->filters * (((uint64_t)1 << stage->output_bits) - 1); }
+
+static uint64_t weights_bytes(const dn_stage *stage) { return (uint64_t)stage->filters * stage->weight_bits * stage->plane_bytes; }
+
+/* All records, which follow each other. */
+static dn_status open_records(cursor *file, size_t length, dn_model *model) {
+    uint64_t coded = 0;
+    model->stride = 1;
+    for (int i = 0; i < model->stage_count; i++) {
+        dn_stage *stage = &model->stages[i];
+        dn_status status = open_record(file, i ? stage - 1 : NULL, i == model->stage_count - 1, model->anchor_count, stage);
+        if (status != DN_OK) return status;
+        model->stride *= stage->pool;
+        if (model->stride > MAX_STRIDE) return DN_FILE_STRIDE;
+        coded += threshold_count(stage) + (stage->is_coded ? stage->filters * (uint64_t)stage->kernel * stage->kernel * stage->stored_channels : 0);
+    }
+    return coded > MAX_CODED_PER_BYTE * (uint64_t)length ? DN_FILE_CODE : DN_OK;
+}
+
+static dn_status open_head_scales(cursor *file, dn_stage *last) {
+    last->scales = take(file, 8 * (uint64_t)last->filters);
+    if (!last->scales) return DN_FILE_TRUNCATED;
+    for (size_t i = 0; i < 2 * (size_t)last->filters; i++)
+        if (!isfinite(dn_load_f32(last->scales + 4 * i))) return DN_FILE_HEAD_SCALE;
+    return DN_OK;
+}
+
+static dn_status open_weights(cursor *file, dn_stage *stage) {
+    size_t weights = (size_t)stage->kernel * stage->kernel * stage->stored_channels;
+    uint32_t unused = weights % 8 ? 0xffu << weights % 8 & 0xffu : 0;
+    dn_status status = take_padded(file, weights_bytes(stage), &stage->weights);
     if (status != DN_OK) return status;
-    return is_last ? open_head_scales(file, stage) : open_thresholds(file, stage);
+    for (size_t i = 1; i <= (size_t)stage->filters * stage->weight_bits; i++)
+        if (stage->weights[i * stage->plane_bytes - 1] & unused) return DN_FILE_PADDING;
+    return DN_OK;
+}
+
+/* The memory of a model: of each stage the weights, if they are coded, then the thresholds; each rounded up to a multiple of 4. */
+static uint64_t place(dn_model *model, uint8_t *memory) {
+    uint64_t used = 0;
+    for (int i = 0; i < model->stage_count; i++) {
+        dn_stage *stage = &model->stages[i];
+        if (stage->is_coded) {
+            if (memory) stage->weights = memory + used;
+            used += (weights_bytes(stage) + 3) / 4 * 4;
+        }
+        if (stage->output_bits) {
+            if (memory) stage->thresholds = memory + used;
+            used += (threshold_count(stage) * stage->threshold_bytes + 3) / 4 * 4;
+        }
+    }
+    return used;
+}
+
+/* What is coded, into `memory`, which `place` laid out. */
+static dn_status decode(cursor *file, dn_model *model, uint8_t *memory) {
+    dn_coder coder;
+    dn_coder_open(&coder, file->at, file->left);
+    for (int i = 0; i < model->stage_count; i++) {
+        dn_stage *stage = &model->stages[i];
+        dn_status status = DN_OK;
+        if (stage->is_coded) dn_coder_weights(&coder, stage, memory + (stage->weights - memory));
+        if (coder.missing) return DN_FILE_CODE;
+        if (stage->output_bits) status = dn_coder_thresholds(&coder, stage, memory + (stage->thresholds - memory));
+        if (status != DN_OK) return status;
+    }
+    return dn_coder_is_complete(&coder) ? DN_OK : DN_FILE_CODE;
 }
 
 static dn_status open_header(cursor *file, dn_model *model) {
@@ -151,7 +191,7 @@ static dn_status open_header(cursor *file, dn_model *model) {
     if (!header) return DN_FILE_TRUNCATED;
     size_t length = file->left + HEADER_BYTES;
     if (memcmp(header, "DNET", 4)) return DN_FILE_MAGIC;
-    if (dn_load_u16(header + 4) != 1) return DN_FILE_VERSION;
+    if (dn_load_u16(header + 4) != 2) return DN_FILE_VERSION;
     if (dn_load_u32(header + 8) != length) return DN_FILE_LENGTH;
     if (dn_load_u32(header + 12) != crc32(start + CRC_OFFSET, length - CRC_OFFSET)) return DN_FILE_CHECKSUM;
     model->stage_count = (int)dn_load_u16(header + 6);
@@ -167,7 +207,8 @@ static dn_status open_header(cursor *file, dn_model *model) {
     if (!(model->centre_scale >= 1 && model->centre_scale <= 4)) return DN_FILE_CENTRE_SCALE;
     size_t name_bytes = header[28];
     if (name_bytes < 1 || name_bytes > DN_MAX_NAME) return DN_FILE_NAME_LENGTH;
-    if (header[29] | header[30] | header[31]) return DN_FILE_PADDING;
+    if (header[29] != DN_GRID_CHANNELS) return DN_FILE_GRID_CHANNELS;
+    if (header[30] | header[31]) return DN_FILE_PADDING;
 
     const uint8_t *section;
     dn_status status = take_padded(file, name_bytes, &section);
@@ -185,21 +226,38 @@ static dn_status open_header(cursor *file, dn_model *model) {
     return DN_OK;
 }
 
-dn_status dn_model_open(const void *bytes, size_t length, dn_model *model) {
+static dn_status open_description(cursor *file, dn_model *model) {
+    size_t length = file->left;
+    memset(model, 0, sizeof *model);
+    dn_status status = open_header(file, model);
+    return status == DN_OK ? open_records(file, length, model) : status;
+}
+
+dn_status dn_model_memory_bytes(const void *bytes, size_t length, dn_model *model, size_t *memory_bytes) {
+    if (!bytes || !model || !memory_bytes) return DN_NULL_ARGUMENT;
+    cursor file = {(const uint8_t *)bytes, length};
+    dn_status status = open_description(&file, model);
+    if (status != DN_OK) return status;
+    uint64_t needed = place(model, NULL);
+    *memory_bytes = (size_t)needed;
+    return needed > SIZE_MAX / 2 ? DN_TOO_LARGE : DN_OK;
+}
+
+dn_status dn_model_open(const void *bytes, size_t length, void *memory, size_t memory_bytes, dn_model *model) {
     if (!bytes || !model) return DN_NULL_ARGUMENT;
     cursor file = {(const uint8_t *)bytes, length};
-    memset(model, 0, sizeof *model);
-    dn_status status = open_header(&file, model);
+    dn_status status = open_description(&file, model);
     if (status != DN_OK) return status;
-    model->stride = 1;
-    for (int i = 0; i < model->stage_count; i++) {
-        const dn_stage *before = i ? &model->stages[i - 1] : NULL;
-        status = open_stage(&file, before, i == model->stage_count - 1, model->anchor_count, &model->stages[i]);
-        if (status != DN_OK) return status;
-        model->stride *= model->stages[i].pool;
-        if (model->stride > MAX_STRIDE) return DN_FILE_STRIDE;
-    }
-    if (file.left) return DN_FILE_TRAILING;
+    uint64_t needed = place(model, NULL);
+    if (needed && !memory) return DN_NULL_ARGUMENT;
+    if (memory_bytes < needed) return DN_MEMORY_TOO_SMALL;
+    status = open_head_scales(&file, &model->stages[model->stage_count - 1]);
+    for (int i = 0; status == DN_OK && i < model->stage_count; i++)
+        if (!model->stages[i].is_coded) status = open_weights(&file, &model->stages[i]);
+    if (status != DN_OK) return status;
+    place(model, (uint8_t *)memory);
+    status = decode(&file, model, (uint8_t *)memory);
+    if (status != DN_OK) return status;
     model->kernels = dn_kernels_best();
     return DN_OK;
 }
@@ -221,14 +279,15 @@ const char *dn_status_text(dn_status status) {
         case DN_BAD_WORKERS: return "0 to 256 workers are possible, and several need a function that runs them";
         case DN_UNKNOWN_KERNELS: return "there are no kernels of that name, or this processor cannot run them";
         case DN_ARENA_TOO_SMALL: return "the arena is too small";
-        case DN_TOO_LARGE: return "the arena would be larger than this machine's address space";
+        case DN_MEMORY_TOO_SMALL: return "the model's memory is too small";
+        case DN_TOO_LARGE: return "more memory would be needed than this machine can address";
         case DN_BOXES_FULL: return "there are more boxes than places for them; the best were kept";
         case DN_TOO_MANY_ROWS: return "more rows were fed than the photo has";
         case DN_TOO_FEW_ROWS: return "the photo has more rows than were fed";
         case DN_STREAM_ENDED: return "the photo has ended; begin another one";
         case DN_FILE_TRUNCATED: return "the file ends too early";
         case DN_FILE_MAGIC: return "not a packed model: the file does not start with DNET";
-        case DN_FILE_VERSION: return "the format's version is not 1";
+        case DN_FILE_VERSION: return "the format's version is not 2; a model of version 1 must be converted again from its network";
         case DN_FILE_LENGTH: return "the file is shorter or longer than its header says";
         case DN_FILE_CHECKSUM: return "the checksum is wrong: the file is damaged";
         case DN_FILE_STAGE_COUNT: return "the number of stages is not 1 to 64";
@@ -241,21 +300,26 @@ const char *dn_status_text(dn_status status) {
         case DN_FILE_NAME: return "the name is not UTF-8 or has control characters";
         case DN_FILE_PADDING: return "unused bytes or bits are not 0";
         case DN_FILE_ANCHOR: return "a side of an anchor is not above 0 and at most 8192 pixels";
+        case DN_FILE_GRID_CHANNELS: return "an anchor does not have 5 channels of the grid";
         case DN_FILE_IN_CHANNELS: return "a stage's input channels are not 1 to 4096 or not those of the map before";
-        case DN_FILE_FILTERS: return "a stage's filters are not 1 to 4096 or, in the last stage, not 6 for each anchor";
+        case DN_FILE_FILTERS: return "a stage's filters are not 1 to 4096 or, in the last stage, not 5 for each anchor";
         case DN_FILE_KERNEL: return "a stage's kernel is not 1, 3, 5 or 7";
+        case DN_FILE_STEP: return "a stage's kernel does not move by 1";
         case DN_FILE_POOL: return "a stage's pool is not 1 or 2 or, in the last stage, not 1";
+        case DN_FILE_POOL_STEP: return "a stage's pool does not move by its size";
         case DN_FILE_INPUT_BITS: return "a stage's input bits are not 1 to 8 or not those of the map before";
         case DN_FILE_WEIGHT_BITS: return "a stage's weight bits are not 1 to 8";
         case DN_FILE_WEIGHT_COPIES: return "a stage's weight copies are not 1 to 64 or do not divide its channels";
         case DN_FILE_MAP_COPIES: return "a stage's map copies are not 1 to 64";
         case DN_FILE_OUTPUT_BITS: return "a stage's output bits are not 1 to 8 or, in the last stage, not 0";
         case DN_FILE_DISTANCE: return "a stage does not read the map of the stage before";
+        case DN_FILE_CODED: return "a stage's weights are coded in an unknown way, or coded though they have several bits";
+        case DN_FILE_SLOPE: return "the last stage has a slope";
         case DN_FILE_ACCUMULATOR: return "a stage's sums do not fit in 31 bits";
         case DN_FILE_THRESHOLD: return "a stage's thresholds do not ascend or are out of range";
         case DN_FILE_HEAD_SCALE: return "a scale or bias of the head is not finite";
         case DN_FILE_STRIDE: return "the product of all pools is above 64";
-        case DN_FILE_TRAILING: return "the file goes on after the last stage";
+        case DN_FILE_CODE: return "the code ends too early, too late, or not as it must";
         case DN_STATUS_COUNT: break;
     }
     return "unknown status";

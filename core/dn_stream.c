@@ -44,7 +44,7 @@ struct dn_stream {
     squeeze resize;
     step *steps;      /* [stage_count] */
     uint8_t *scratch; /* of dn_stream_row.c */
-    int32_t *cell;    /* [6 * anchors], one cell of the grid */
+    int32_t *cell;    /* [DN_GRID_CHANNELS * anchors], one cell of the grid */
     dn_list list;
     dn_piece_tap tap;
     void *tap_context;

@@ -10,24 +10,28 @@
  *
  *     int find_faces(const void *file, size_t length, const uint8_t *rgb, size_t width, size_t height) {
  *         static dn_model model;
- *         dn_status status = dn_model_open(file, length, &model);
- *         if (status != DN_OK) return puts(dn_status_text(status)), 1;
+ *         size_t bytes, count;
+ *         dn_status status = dn_model_memory_bytes(file, length, &model, &bytes);
+ *         void *memory = status == DN_OK ? malloc(bytes) : NULL;
+ *         if (memory) status = dn_model_open(file, length, memory, bytes, &model);
+ *         if (!memory || status != DN_OK) return puts(dn_status_text(status)), 1;
  *
  *         dn_photo photo = {rgb, width, height, 3 * width};
  *         dn_options options = dn_model_options(&model);
- *         size_t bytes, count;
  *         dn_box faces[100];
  *         if (dn_model_arena_bytes(&model, width, height, &options, &bytes) != DN_OK) return 1;
  *         void *arena = malloc(bytes);
  *         status = arena ? dn_detect(&model, &photo, &options, arena, bytes, faces, 100, &count) : DN_ARENA_TOO_SMALL;
  *         for (size_t i = 0; status == DN_OK && i < count; i++)
  *             printf("%.0f %.0f %.0f %.0f  %.2f\n", faces[i].x1, faces[i].y1, faces[i].x2, faces[i].y2, faces[i].score);
- *         free(arena);
+ *         free(arena), free(memory);
  *         return status != DN_OK;
  *     }
  *
- * Memory. The caller owns all of it. `dn_model` has a fixed size and points into the bytes it was opened from, which must
- * stay where they are, unchanged, as long as the model is used. Everything else happens in an arena, plain memory of any
+ * Memory. The caller owns all of it. `dn_model` has a fixed size. It points into the bytes it was opened from, which may lie in
+ * read-only memory, and into the model's memory, which holds what is decoded while the model is opened (about 7 KB for
+ * the models that ship; its size is asked for first). Both must stay where they are, unchanged, as long as the model is used, and
+ * a model that is moved keeps pointing there. Everything else happens in an arena, plain memory of any
  * alignment whose size is asked for first; nothing in it outlives a call. The stack holds about 1 KB.
  *
  * Threads. A model is read-only after `dn_model_open`, so any number of threads may share it, each with its own arena.
@@ -51,6 +55,7 @@ enum {
     DN_MAX_STAGES = 64,
     DN_MAX_ANCHORS = 16,
     DN_MAX_NAME = 64,           /* bytes */
+    DN_GRID_CHANNELS = 5,       /* of each anchor: x, y, w, h, objectness */
     DN_MIN_SIZE = 32,           /* of dn_options.size, pixels */
     DN_MAX_SIZE = 8192,
     DN_MAX_PHOTO_SIDE = 16384,  /* pixels; below it, the sums of the resize fit in 64 bits */
@@ -70,7 +75,8 @@ typedef enum dn_status {
     DN_BAD_WORKERS,       /* more than DN_MAX_WORKERS, or several without `run` */
     DN_UNKNOWN_KERNELS,   /* no kernels of that name, or this processor cannot run them */
     DN_ARENA_TOO_SMALL,
-    DN_TOO_LARGE,         /* the arena would be larger than this machine's address space */
+    DN_MEMORY_TOO_SMALL,  /* the model's memory, dn_model_memory_bytes */
+    DN_TOO_LARGE,         /* the arena or the model's memory would be larger than this machine's address space */
     DN_BOXES_FULL,        /* more boxes than `capacity`: the best are there, the rest is missing */
     DN_TOO_MANY_ROWS,     /* fed more rows than the photo has */
     DN_TOO_FEW_ROWS,      /* ended before the photo's last row */
@@ -92,21 +98,26 @@ typedef enum dn_status {
     DN_FILE_NAME,         /* not UTF-8, or control characters */
     DN_FILE_PADDING,      /* bytes or bits that must be 0 */
     DN_FILE_ANCHOR,
+    DN_FILE_GRID_CHANNELS,
     DN_FILE_IN_CHANNELS,
     DN_FILE_FILTERS,
     DN_FILE_KERNEL,
+    DN_FILE_STEP,
     DN_FILE_POOL,
+    DN_FILE_POOL_STEP,
     DN_FILE_INPUT_BITS,
     DN_FILE_WEIGHT_BITS,
     DN_FILE_WEIGHT_COPIES,
     DN_FILE_MAP_COPIES,
     DN_FILE_OUTPUT_BITS,
     DN_FILE_DISTANCE,
+    DN_FILE_CODED,
+    DN_FILE_SLOPE,
     DN_FILE_ACCUMULATOR,  /* sums of this stage would not fit in 31 bits */
-    DN_FILE_THRESHOLD,    /* not ascending, or out of range */
-    DN_FILE_HEAD_SCALE,   /* not finite */
     DN_FILE_STRIDE,
-    DN_FILE_TRAILING,     /* bytes after the last stage */
+    DN_FILE_HEAD_SCALE,   /* not finite */
+    DN_FILE_THRESHOLD,    /* not ascending, or out of range */
+    DN_FILE_CODE,         /* ends too early or too late */
 
     DN_STATUS_COUNT
 } dn_status;
@@ -114,7 +125,8 @@ typedef enum dn_status {
 /* One English sentence, never NULL. */
 const char *dn_status_text(dn_status status);
 
-/* Convolution, max-pool, thresholds (docs/arithmetic.md). Read-only; `weights`, `thresholds` and `scales` point into the file. */
+/* Convolution, max-pool, thresholds (docs/arithmetic.md). Read-only; `scales` and weights that are not coded
+ * lie in the file, `thresholds` and coded weights in the model's memory. */
 typedef struct dn_stage {
     const uint8_t *weights;     /* [filters][weight_bits][plane_bytes], bit planes of the codes */
     const uint8_t *thresholds;  /* [filters][2^output_bits - 1], little-endian, threshold_bytes each; NULL in the last stage */
@@ -128,6 +140,8 @@ typedef struct dn_stage {
     uint8_t input_bits, weight_bits, output_bits;  /* output_bits is 0 in the last stage */
     uint8_t weight_copies, map_copies;
     uint8_t threshold_bytes;    /* 2 or 4 */
+    uint8_t is_coded;           /* the weights, in the file */
+    uint8_t slope;              /* of the thresholds that are expected from the weights, while the file is decoded */
 } dn_stage;
 
 /* A packed file after all checks. Caller-owned, about 5 KB, trivially copyable; read-only. */
@@ -187,9 +201,14 @@ typedef struct dn_map {
 /* Called after each stage, on the calling thread; the map is valid during the call. */
 typedef void (*dn_tap)(void *context, const dn_map *map);
 
-/* Check a packed file and describe it in `model`, using the fastest kernels that this processor runs.
- * Any bytes are safe to pass. Fails with DN_FILE_*: the first rule that is broken. */
-dn_status dn_model_open(const void *bytes, size_t length, dn_model *model);
+/* Bytes of memory that `dn_model_open` needs for this file: for coded weights and all thresholds. Any bytes are safe to pass, and
+ * no more is asked for than what a file of this length can hold. `model` is only worked in: it is not open afterwards.
+ * Fails with DN_FILE_* as `dn_model_open` does. */
+dn_status dn_model_memory_bytes(const void *bytes, size_t length, dn_model *model, size_t *memory_bytes);
+
+/* Check a packed file, decode what is coded in it into `memory`, of any alignment, and describe it in `model`, using the fastest
+ * kernels that this processor runs. Any bytes are safe to pass. Fails with DN_FILE_*: the first rule that is broken. */
+dn_status dn_model_open(const void *bytes, size_t length, void *memory, size_t memory_bytes, dn_model *model);
 
 /* The file's defaults, iou 0.45, one thread. */
 dn_options dn_model_options(const dn_model *model);
@@ -277,7 +296,7 @@ dn_status dn_stream_parts(const dn_model *model, size_t width, size_t height, co
 dn_status dn_model_boxes_max(const dn_model *model, size_t width, size_t height, const dn_options *options, size_t *boxes);
 
 /* Run all stages on an input map, uint8_t [rows][columns][3], sides multiples of the stride up to DN_MAX_SIZE.
- * `grid` receives int32_t [6 * anchors][rows / stride][columns / stride]; `tap` (may be NULL) sees each map. */
+ * `grid` receives int32_t [DN_GRID_CHANNELS * anchors][rows / stride][columns / stride]; `tap` (may be NULL) sees each map. */
 dn_status dn_run(const dn_model *model, const uint8_t *input_map, size_t rows, size_t columns, const dn_workers *workers, dn_tap tap,
                  void *tap_context, void *arena, size_t arena_bytes, int32_t *grid);
 

@@ -10,7 +10,7 @@
 
 enum { MAX_WIDTH = 640, MAX_FACES = 200 };
 
-static uint8_t file[64 * 1024];
+static uint8_t file[64 * 1024], memory[8 * 1024];
 static uint8_t arena[48 * 1024];
 static uint8_t row[3 * MAX_WIDTH];
 static dn_model model;
@@ -25,7 +25,7 @@ int main(int argc, char **argv) {
     unsigned width, height;
     FILE *stored = argc == 2 ? fopen(argv[1], "rb") : NULL;
     if (!stored) return fail("usage: camera model.dnet < photo.ppm");
-    dn_status status = dn_model_open(file, fread(file, 1, sizeof file, stored), &model);
+    dn_status status = dn_model_open(file, fread(file, 1, sizeof file, stored), memory, sizeof memory, &model);
     fclose(stored);
     if (status != DN_OK) return fail(dn_status_text(status));
     if (scanf("P6 %u %u 255", &width, &height) != 2 || getchar() == EOF) return fail("the photo is not a PPM file (P6, 8 bits)");

@@ -23,7 +23,7 @@ enum { MOST_PIXELS = 1000, LARGEST_ARENA = 1 << 15, MOST_BOXES = 128 };
 int LLVMFuzzerInitialize(int *argc, char ***argv);
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
-static uint8_t file[1 << 16];
+static uint8_t file[1 << 16], memory[1 << 16];
 static dn_model model;
 
 int LLVMFuzzerInitialize(int *argc, char ***argv) {
@@ -33,7 +33,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv) {
     CHECK(stream);
     size_t length = fread(file, 1, sizeof file, stream);
     fclose(stream);
-    CHECK(dn_model_open(file, length, &model) == DN_OK);
+    CHECK(dn_model_open(file, length, memory, sizeof memory, &model) == DN_OK);
     return 0;
 }
 

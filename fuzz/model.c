@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CRC_OFFSET = 16, LARGEST_ARENA = 1 << 22, LARGEST_FILE = 1 << 18 };
+enum { CRC_OFFSET = 16, LARGEST_ARENA = 1 << 22, LARGEST_MEMORY = 1 << 22, LARGEST_FILE = 1 << 18 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
@@ -50,7 +50,7 @@ static uint64_t run(const dn_model *model) {
     if (dn_run_arena_bytes(model, rows, columns, NULL, &bytes) != DN_OK) abort();
     if (bytes > LARGEST_ARENA) return 0;
     uint8_t *arena = (uint8_t *)malloc(bytes), *input = (uint8_t *)malloc(3 * rows * columns);
-    int32_t *grid = (int32_t *)malloc(6 * (size_t)model->anchor_count * 2 * sizeof *grid);
+    int32_t *grid = (int32_t *)malloc(DN_GRID_CHANNELS * (size_t)model->anchor_count * 2 * sizeof *grid);
     if (!arena || !input || !grid) abort();
     for (size_t i = 0; i < 3 * rows * columns; i++) input[i] = (uint8_t)(i * i * 7 + i / 5);
     if (dn_run(model, input, rows, columns, NULL, hash_map, &hash, arena, bytes, grid) != DN_OK) abort();
@@ -62,9 +62,13 @@ static uint64_t run(const dn_model *model) {
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
     dn_model model;
-    dn_status status = dn_model_open(data, size, &model);
-    if (status != DN_OK) {
-        if (status < DN_FILE_TRUNCATED) abort();
+    size_t needed;
+    dn_status status = dn_model_memory_bytes(data, size, &model, &needed);
+    uint8_t *memory = status == DN_OK && needed <= LARGEST_MEMORY ? (uint8_t *)malloc(needed ? needed : 1) : NULL;
+    if (memory) status = dn_model_open(data, size, memory, needed, &model);
+    if (status != DN_OK && status < DN_FILE_TRUNCATED) abort();
+    if (!memory || status != DN_OK) {
+        free(memory);
         return 0;
     }
     uint64_t expected = 0;
@@ -75,5 +79,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size) {
         if (i == 0) expected = found; /* portable */
         if (found && expected && found != expected) abort();
     }
+    free(memory);
     return 0;
 }

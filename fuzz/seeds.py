@@ -16,12 +16,12 @@ FOLDER = Path(__file__).parent / "corpus/model"
 
 if __name__ == "__main__":
     rng = np.random.default_rng(3)
-    only = random_stage(rng, in_channels=3, filters=6, kernel=1, input_bits=8, output_bits=0)
+    only = random_stage(rng, in_channels=3, filters=5, kernel=1, input_bits=8, output_bits=0)
     packed.save(random_model(rng, [only], anchors=1, name="one"), FOLDER / "one")
     stages = [
         random_stage(rng, in_channels=3, filters=2, kernel=1, pool=2, weight_bits=8, input_bits=8, output_bits=1, map_copies=2),
         random_stage(rng, in_channels=2, filters=9, pool=2, input_bits=1, map_copies=4, weight_copies=2),
-        random_stage(rng, in_channels=9, filters=6, output_bits=0, weight_copies=3),
+        random_stage(rng, in_channels=9, filters=5, output_bits=0, weight_copies=3),
     ]
     packed.save(random_model(rng, stages, anchors=1, name="deep"), FOLDER / "deep")
     packed.save(small_model(), FOLDER / "small")

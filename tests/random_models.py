@@ -47,7 +47,7 @@ def random_stage(
 def random_model(
     rng: np.random.Generator, stages: list[Stage], *, anchors: int = 2, name: str = "random", score: float = 0.5
 ) -> IntegerModel:
-    """A model of these stages, the last of which has `6 * anchors` filters and no thresholds."""
+    """A model of these stages, the last of which has `5 * anchors` filters and no thresholds."""
     scale = 4 / max(1.0, stages[-1].accumulator_max ** 0.5)
     sizes = tuple((float(np.float32(w)), float(np.float32(h))) for w, h in rng.uniform(4, 40, (anchors, 2)))
     return validate(
@@ -55,8 +55,8 @@ def random_model(
             name=name,
             stages=tuple(stages),
             head=HeadSpec(sizes, centre_scale=2.0),
-            scale=rng.normal(0, scale, 6 * anchors).astype(np.float32),
-            bias=rng.normal(0, 1, 6 * anchors).astype(np.float32),
+            scale=rng.normal(0, scale, 5 * anchors).astype(np.float32),
+            bias=rng.normal(0, 1, 5 * anchors).astype(np.float32),
             default_size_px=64,
             default_score=float(np.float32(score)),
         )
@@ -64,24 +64,27 @@ def random_model(
 
 
 def of_spec(spec: ModelSpec, seed: int = 0) -> IntegerModel:
-    """Random numbers in a spec's shape."""
+    """Random numbers in a spec's shape; of the last layer only the filters that an integer model has."""
     rng = np.random.default_rng(seed)
-    fields = ("filters", "kernel", "pool", "weight_bits", "input_bits", "weight_copies", "map_copies")
+    filters = [*(layer.filters for layer in spec.layers[:-1]), 5 * len(spec.head.anchors)]
+    fields = ("kernel", "pool", "weight_bits", "input_bits", "weight_copies", "map_copies")
     outputs = [*(layer.input_bits for layer in spec.layers[1:]), 0]
     stages = [
-        random_stage(rng, in_channels=channels, output_bits=bits, **{field: getattr(layer, field) for field in fields})
-        for layer, channels, bits in zip(spec.layers, spec.in_channels, outputs)
+        random_stage(rng, in_channels=channels, filters=count, output_bits=bits, **{field: getattr(layer, field) for field in fields})
+        for layer, channels, count, bits in zip(spec.layers, spec.in_channels, filters, outputs)
     ]
     return random_model(rng, stages, anchors=len(spec.head.anchors), name=spec.name)
 
 
 def small_model(seed: int = 0) -> IntegerModel:
-    """Two stages, 16- and 32-bit thresholds being both possible, in a file of a few hundred bytes."""
+    """Four stages, one with coded weights, in a file of a few hundred bytes."""
     rng = np.random.default_rng(seed)
     first = random_stage(rng, in_channels=3, filters=5, pool=2, input_bits=8, output_bits=2, map_copies=2, weight_copies=3)
-    middle = random_stage(rng, in_channels=5, filters=4, kernel=1, weight_bits=8, output_bits=3)
-    last = random_stage(rng, in_channels=4, filters=12, kernel=3, weight_bits=2, input_bits=3, output_bits=0, map_copies=2, weight_copies=4)
-    return random_model(rng, [first, middle, last])
+    second = random_stage(rng, in_channels=5, filters=5, map_copies=2)
+    second.weights[:, 5:] = second.weights[:, :5]  # copies that are worth coding
+    third = random_stage(rng, in_channels=5, filters=4, kernel=1, weight_bits=8, output_bits=3)
+    last = random_stage(rng, in_channels=4, filters=10, kernel=3, weight_bits=2, input_bits=3, output_bits=0, map_copies=2, weight_copies=4)
+    return random_model(rng, [first, second, third, last])
 
 
 def input_map(rng: np.random.Generator, rows: int, columns: int) -> NDArray[np.uint8]:
@@ -102,7 +105,7 @@ def model_by_choice(choose: Callable[[Sequence[int]], int]) -> IntegerModel:
         divisors = [r for r in range(1, 65) if channels * map_copies % r == 0]
         shape = {
             "in_channels": channels,
-            "filters": 6 * anchors if last else choose(CHANNELS),
+            "filters": 5 * anchors if last else choose(CHANNELS),
             "kernel": choose((1, 3, 3, 5, 7)),
             "pool": 1 if last or stride == 16 else choose((1, 2)),
             "weight_bits": choose((1, 1, 2, 3, 4, 5, 6, 7, 8)),
@@ -126,5 +129,5 @@ def wide_model() -> IntegerModel:
     """A map of 4096 channels, 4 bits each: at large sizes it does not fit into the address space of 32 bits."""
     rng = np.random.default_rng(0)
     first = random_stage(rng, in_channels=3, filters=4096, kernel=1, input_bits=8, output_bits=4)
-    last = random_stage(rng, in_channels=4096, filters=6, kernel=1, input_bits=4, output_bits=0)
+    last = random_stage(rng, in_channels=4096, filters=5, kernel=1, input_bits=4, output_bits=0)
     return random_model(rng, [first, last], anchors=1, name="wide")

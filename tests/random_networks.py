@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dupnet.head import without_class
 from dupnet.nn import Network
 
 
@@ -25,5 +26,7 @@ def shaken(network: Network, seed: int) -> Network:
 
 
 def torch_maps(network: Network, pixels: NDArray[np.uint8]) -> list[NDArray[np.floating]]:
+    """Of a whole photo, without the class channels, which an integer model does not have."""
     with torch.no_grad():
-        return [m[0].numpy() for m in network.maps(torch.from_numpy(pixels).permute(2, 0, 1)[None])]
+        maps = [m[0].numpy() for m in network.maps(torch.from_numpy(pixels).permute(2, 0, 1)[None])]
+    return [*maps[:-1], without_class(maps[-1])]

@@ -236,7 +236,7 @@ def test_inspect(model: Path) -> None:
     assert [stage["filters"] for stage in report["stages"]] == [stage.filters for stage in expected.stages]
     assert report["stages"][0]["weight_bytes"] == 5 * -(-3 * 3 * 2 // 8) and report["stages"][-1]["threshold_bytes"] == 0
     plain = dupnet("inspect", model).stdout
-    assert f"{model.stat().st_size:,} bytes" in plain and len(plain.splitlines()) == 7 + len(expected.stages)
+    assert f"{model.stat().st_size:,} bytes" in plain and len(plain.splitlines()) == 8 + len(expected.stages)
 
 
 def test_help_names_every_verb_and_every_verb_has_help() -> None:

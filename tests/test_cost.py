@@ -4,7 +4,7 @@ from decimal import ROUND_HALF_UP, Decimal
 
 import pytest
 
-from dupnet import cost, paper, zoo
+from dupnet import cost, packed, paper, zoo
 from dupnet.spec import with_layers
 
 
@@ -81,3 +81,12 @@ def test_both_duplications_at_once_cost_the_cheaper_way() -> None:
 
 def test_float_models_have_no_packed_file() -> None:
     assert cost.count(zoo.get("tiny-yolo")).total.file_bytes is None
+
+
+def test_a_file_is_counted_before_coding_and_without_classes() -> None:
+    spec = zoo.get("dupnet-tinier-yolo")
+    path = zoo.model_path("dupnet-tinier-yolo")
+    held = sum(packed.padded(stage.weights) + stage.thresholds for stage in packed.stage_bytes(path.read_bytes()))
+    total = cost.count(spec).total.file_bytes
+    assert total == 32 + 20 + 40 + 16 * 9 + 8 * 25 + held
+    assert path.stat().st_size <= 37786 < total, "the paper's 36.9 KB, which count weights alone, hold the whole file"

@@ -17,6 +17,7 @@ from dupnet import image, packed, reference, zoo
 from dupnet.detections import iou
 from dupnet.head import OBJECTNESS, decode
 from dupnet.integer import IntegerModel
+from dupnet.spec import GRID_CHANNELS
 
 PHOTOS = [ROOT / "examples" / name for name in ("astronaut.jpg", "grace_hopper.jpg")]
 END, MODEL, MAPS, BOXES, RESIZE = range(5)
@@ -44,7 +45,7 @@ def is_decided(model: IntegerModel, photo: NDArray[np.uint8], *, size: int, scor
     grid = reference.grid_values(model, reference.run(model, image.to_input(photo, size, stride=model.stride).pixels)[-1])
     boxes, scores = decode(grid, model.head, model.stride)
     sure = scores >= score
-    logits = grid[OBJECTNESS::6].transpose(1, 2, 0).reshape(-1)[sure]
+    logits = grid[OBJECTNESS::GRID_CHANNELS].transpose(1, 2, 0).reshape(-1)[sure]
     order = np.argsort(logits)
     near = (np.diff(scores[sure][order]) < 1e-6) & (np.diff(logits[order]) != 0)
     return not near.any() and np.abs(scores - score).min() > 1e-6 and np.abs(iou(boxes[sure], boxes[sure]) - iou_most).min(initial=1) > 1e-4

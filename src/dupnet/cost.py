@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dupnet import packed
 from dupnet.errors import SpecError
 from dupnet.integer import accumulator_max
-from dupnet.spec import FULL, ModelSpec
+from dupnet.spec import FULL, GRID_CHANNELS, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class LayerCost:
     Attributes:
         name: `Conv1`, ..., or `total`.
         weight_bytes: stored weights, as the papers count them: `filters * stored channels * kernel^2 * weight_bits / 8`.
-        file_bytes: its share of the packed file, thresholds and padding included; None for float models, which have no such file.
+        file_bytes: its share of the packed file before anything is coded, thresholds and padding included, class channels not. The file
+            is smaller, by how much depends on the weights (`dupnet inspect`). None for float models, which have no such file.
         macs: multiply-adds of the plain convolution over the duplicated channels.
         paper_mflops: the paper's FLOPs in millions, `macs * input_bits * weight_bits / 64`; `macs` where either is a float.
         effective_macs: multiply-adds after the two shortcuts (sum the maps under duplicated weights, sum the weights over
@@ -116,10 +117,11 @@ def _header_bytes(spec: ModelSpec) -> int:
 
 
 def _record_bytes(spec: ModelSpec, number: int) -> int:
-    layer = spec.layers[number]
-    weights = packed.padded(packed.weight_bytes(layer.filters, spec.stored_channels[number], layer.kernel, layer.weight_bits))
-    if number + 1 == len(spec.layers):
-        return packed.STAGE_BYTES + weights + packed.HEAD_CHANNEL_BYTES * layer.filters
+    layer, last = spec.layers[number], number + 1 == len(spec.layers)
+    filters = GRID_CHANNELS * len(spec.head.anchors) if last else layer.filters
+    weights = packed.padded(packed.weight_bytes(filters, spec.stored_channels[number], layer.kernel, layer.weight_bits))
+    if last:
+        return packed.STAGE_BYTES + weights + packed.HEAD_CHANNEL_BYTES * filters
     bound = accumulator_max(spec.in_channels[number] * layer.map_copies, layer.kernel, layer.weight_bits, layer.input_bits)
     thresholds = packed.threshold_bytes(layer.filters, spec.layers[number + 1].input_bits, bound)
     return packed.STAGE_BYTES + weights + packed.padded(thresholds)

@@ -5,13 +5,16 @@ The formulas are in docs/arithmetic.md, "Grid to boxes"; `core/dn_head.c` is tes
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
-from dupnet.spec import HeadSpec
+from dupnet.spec import GRID_CHANNELS, HeadSpec
 
 X, Y, W, H, OBJECTNESS, CLASS = range(6)
-"""Channels of one anchor in the grid, in this order; anchor `a` owns channels `6a` to `6a + 5`."""
+"""Channels of one anchor in the grid, in this order. A network's grid has all six, an integer model's has the first five: with one class,
+the class carries nothing. Anchor `a` owns the channels from `6a` or `5a` on."""
 
 LOG_SIZE_MAX = 8.0
 """`exp` of the size channels stops here, so that no grid overflows."""
@@ -22,11 +25,17 @@ def sigmoid(v: NDArray[np.floating]) -> NDArray[np.float32]:
     return (1 / (1 + np.exp(-np.clip(v, -80, 80)))).astype(np.float32)
 
 
+def without_class(channels: NDArray[Any]) -> NDArray[Any]:
+    """The channels that an integer model keeps of a network's, `(6 * anchors, ...)` to `(5 * anchors, ...)`."""
+    kept = channels.reshape(-1, 6, *channels.shape[1:])[:, :GRID_CHANNELS]
+    return kept.reshape(-1, *channels.shape[1:])
+
+
 def decode(grid: NDArray[np.float32], head: HeadSpec, stride: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Turn a grid into boxes, one for each cell and anchor.
 
     Args:
-        grid: `(6 * anchors, rows, columns) float32`, real values.
+        grid: `(6 * anchors, rows, columns) float32`, real values, or 5 * anchors without the classes.
         head: anchors and `centre_scale`.
         stride: pixels of the network's input per cell.
 
@@ -36,7 +45,7 @@ def decode(grid: NDArray[np.float32], head: HeadSpec, stride: int) -> tuple[NDAr
     """
     anchors = len(head.anchors)
     rows, columns = grid.shape[1:]
-    v = grid.reshape(anchors, 6, rows, columns).transpose(2, 3, 0, 1).astype(np.float32)
+    v = grid.reshape(anchors, -1, rows, columns).transpose(2, 3, 0, 1).astype(np.float32)
     row, column = np.mgrid[:rows, :columns].astype(np.float32)[..., None]
     size = np.array(head.anchors, np.float32)
     k = np.float32(head.centre_scale)

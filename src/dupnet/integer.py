@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dupnet.errors import ConversionError
-from dupnet.spec import HeadSpec, LayerSpec, ModelSpec, is_name
+from dupnet.spec import GRID_CHANNELS, HeadSpec, LayerSpec, ModelSpec, is_name
 
 
 def accumulator_max(channels: int, kernel: int, weight_bits: int, input_bits: int) -> int:
@@ -76,7 +76,7 @@ class IntegerModel:
         name: 1 to 64 bytes of UTF-8.
         stages: in the order of execution; each reads the map of the one before, the first reads the image's levels.
         head: anchors and decoding.
-        scale, bias: `(6 * anchors,) float32`; the grid's real values are `scale * accumulator + bias`.
+        scale, bias: `(5 * anchors,) float32`; the grid's real values are `scale * accumulator + bias`.
         default_size_px: long side of the network's input unless the user says otherwise.
         default_score: lowest score kept unless the user says otherwise.
     """
@@ -149,7 +149,8 @@ def validate(model: IntegerModel) -> IntegerModel:
             check(bool(np.all((t >= -bound) & (t <= bound + 1))), where + f"thresholds must be in [{-bound}, {bound + 1}]")
         channels, bits = stage.filters, stage.output_bits
     check(model.stages[-1].pool == 1, "the last stage cannot pool")
-    check(channels == 6 * len(model.head.anchors), f"the grid has {channels} channels, {len(model.head.anchors)} anchors need 6 each")
+    anchors = len(model.head.anchors)
+    check(channels == GRID_CHANNELS * anchors, f"the grid has {channels} channels, {anchors} anchors need {GRID_CHANNELS} each")
     for what, values in (("scale", model.scale), ("bias", model.bias)):
         check(values.shape == (channels,) and bool(np.all(np.isfinite(values))), f"head {what} must be {channels} finite numbers")
     return model

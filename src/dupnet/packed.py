@@ -11,28 +11,49 @@ import os
 import struct
 import zlib
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dupnet import coder
 from dupnet.errors import ConversionError, ModelFileError
 from dupnet.integer import IntegerModel, Stage, accumulator_max, validate
-from dupnet.spec import HeadSpec, is_name
+from dupnet.spec import GRID_CHANNELS, HeadSpec, is_name
 
 MAGIC = b"DNET"
-VERSION = 1
-HEADER = struct.Struct("<4sHHIIBBHffB3s")
-"""Magic, version, stages, length, CRC-32, image channels, anchors, default size, default score, centre scale, name bytes, zeros."""
+VERSION = 2
+HEADER = struct.Struct("<4sHHIIBBHffBB2s")
+"""Magic, version, stages, length, CRC-32, image channels, anchors, default size, default score, centre scale, name bytes, channels of an
+anchor, zeros."""
 HEADER_BYTES = HEADER.size
 CRC_OFFSET = 16
 """The checksum covers everything from here on."""
-STAGE = struct.Struct("<HHBBBBBBBB")
-"""Input channels, filters, kernel, pool, input bits, weight bits, weight copies, map copies, output bits, distance."""
+STAGE = struct.Struct("<HHBBBBBBBBBBBB")
+"""Input channels, filters, kernel, step, pool, pool's step, input bits, weight bits, weight copies, map copies, output bits, distance,
+whether the weights are coded, slope."""
 STAGE_BYTES = STAGE.size
 ANCHOR_BYTES = 8
 HEAD_CHANNEL_BYTES = 8
 """A grid channel's scale and bias."""
+MAX_CODED_PER_BYTE = 2048
+"""No file holds more coded weights and thresholds for each of its bytes: the least that one takes is 1/183 bit."""
+
+
+@dataclass(frozen=True)
+class StageBytes:
+    """Where a stage's bytes go.
+
+    Attributes:
+        weights, thresholds: before coding; what a reader has in memory.
+        file_weights, file_thresholds: in the file. Coded ones share bytes with their neighbours, so these are right to one byte.
+    """
+
+    weights: int
+    thresholds: int
+    file_weights: int
+    file_thresholds: int
 
 
 def padded(count: int) -> int:
@@ -41,7 +62,7 @@ def padded(count: int) -> int:
 
 
 def weight_bytes(filters: int, stored_channels: int, kernel: int, weight_bits: int) -> int:
-    """Bytes of a stage's weights, without padding.
+    """Bytes of a stage's weights, without padding or coding.
 
     Example:
         >>> weight_bytes(filters=8, stored_channels=3, kernel=3, weight_bits=1)
@@ -51,23 +72,19 @@ def weight_bytes(filters: int, stored_channels: int, kernel: int, weight_bits: i
 
 
 def threshold_bytes(filters: int, output_bits: int, accumulator_max: int) -> int:
-    """Bytes of a stage's thresholds, without padding: two each where every threshold fits, else four."""
-    return filters * (2**output_bits - 1) * _threshold_type(accumulator_max).itemsize
+    """Bytes of a stage's thresholds in a reader's memory: two each where every threshold fits, else four."""
+    return filters * (2**output_bits - 1) * (2 if accumulator_max + 1 <= 32767 else 4)
 
 
-def _threshold_type(accumulator_max: int) -> np.dtype[np.signedinteger]:
-    return np.dtype("<i2" if accumulator_max + 1 <= 32767 else "<i4")
-
-
-def save(model: IntegerModel, path: str | os.PathLike[str]) -> None:
-    """Write a packed file. It appears whole or not at all.
+def save(model: IntegerModel, path: str | os.PathLike[str], *, smallest: bool = False) -> None:
+    """Write a packed file (see `to_bytes`). It appears whole or not at all.
 
     Raises:
         ConversionError: the model breaks a rule.
         OSError: the file cannot be written; its `filename` is `path`.
     """
     path = Path(path)
-    data = to_bytes(model)
+    data = to_bytes(model, smallest=smallest)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         part.write_bytes(data)
@@ -97,28 +114,33 @@ def load(source: str | os.PathLike[str] | bytes) -> IntegerModel:
         raise ModelFileError(f"{source}: {error}") from None
 
 
-def to_bytes(model: IntegerModel) -> bytes:
+def to_bytes(model: IntegerModel, *, smallest: bool = False) -> bytes:
     """The inverse of `from_bytes`. Anchors and default score are rounded to float32.
+
+    Args:
+        model: the detector.
+        smallest: code the 1-bit weights of every stage where that saves bytes. Otherwise only stages that read a duplicated map are
+            coded: there it saves a third, elsewhere a few percent, and what is not coded needs no memory and no time.
 
     Raises:
         ConversionError: the model breaks a rule.
     """
     validate(model)
     name = model.name.encode()
-    body = [name, np.array(model.head.anchors, "<f4").tobytes()]
-    for stage in model.stages:
-        body += [_stage_record(stage), _weight_planes(stage)]
-        if stage.thresholds is not None:
-            body.append(stage.thresholds.astype(_threshold_type(stage.accumulator_max)).tobytes())
-        else:
-            body.append(model.scale.astype("<f4").tobytes() + model.bias.astype("<f4").tobytes())
-    tail = b"".join(part.ljust(padded(len(part)), b"\0") for part in body)
+    coded = [stage.weight_bits == 1 and (smallest or stage.map_copies > 1) and _is_shorter(stage) for stage in model.stages]
+    slopes = [_slope(stage) for stage in model.stages]
+    records = b"".join(_stage_record(*fields) for fields in zip(model.stages, coded, slopes))
+    scales = model.scale.astype("<f4").tobytes() + model.bias.astype("<f4").tobytes()
+    planes = [_planes(stage) for stage, is_coded in zip(model.stages, coded) if not is_coded]
+    raw = [np.packbits(bits, axis=-1, bitorder="little").tobytes() for bits in planes]
+    body = [name, np.array(model.head.anchors, "<f4").tobytes(), records, scales, *raw]
+    tail = b"".join(part.ljust(padded(len(part)), b"\0") for part in body) + _encode(model, coded, slopes)
 
     def header(crc: int) -> bytes:
         head = model.head
         return HEADER.pack(
             *(MAGIC, VERSION, len(model.stages), HEADER_BYTES + len(tail), crc),
-            *(3, len(head.anchors), model.default_size_px, model.default_score, head.centre_scale, len(name), b""),
+            *(3, len(head.anchors), model.default_size_px, model.default_score, head.centre_scale, len(name), GRID_CHANNELS, b""),
         )
 
     data = header(zlib.crc32(header(0)[CRC_OFFSET:] + tail)) + tail
@@ -129,18 +151,53 @@ def to_bytes(model: IntegerModel) -> bytes:
     return data
 
 
-def _stage_record(stage: Stage) -> bytes:
+def _stage_record(stage: Stage, is_coded: bool, slope: int) -> bytes:
     return STAGE.pack(
-        *(stage.in_channels, stage.filters, stage.kernel, stage.pool, stage.input_bits, stage.weight_bits),
-        *(stage.weight_copies, stage.map_copies, stage.output_bits, 1),
+        *(stage.in_channels, stage.filters, stage.kernel, 1, stage.pool, stage.pool, stage.input_bits, stage.weight_bits),
+        *(stage.weight_copies, stage.map_copies, stage.output_bits, 1, is_coded, slope),
     )
 
 
-def _weight_planes(stage: Stage) -> bytes:
+def _planes(stage: Stage) -> NDArray[np.uint8]:
+    """`(filters, weight_bits, weights of a filter)`, 0 or 1: the bits of the weights' codes in the order of the file."""
     codes = (stage.weights + 2**stage.weight_bits - 1) // 2
     codes = codes.transpose(0, 2, 3, 1).reshape(stage.filters, 1, -1)
-    planes = codes >> np.arange(stage.weight_bits)[:, None] & 1
-    return np.packbits(planes.astype(np.uint8), axis=-1, bitorder="little").tobytes()
+    return (codes >> np.arange(stage.weight_bits)[:, None] & 1).astype(np.uint8)
+
+
+def _sums(stage: Stage) -> NDArray[np.int64]:
+    """`(filters,)`: the accumulators of a map that has its highest level everywhere."""
+    return stage.weights.sum(axis=(1, 2, 3), dtype=np.int64) * (stage.weight_copies * (2**stage.input_bits - 1))
+
+
+def _slope(stage: Stage) -> int:
+    """How the first threshold rises with the sum of a filter's weights, in 256ths: the map's mean level, if it has one. By least squares."""
+    if stage.thresholds is None:
+        return 0
+    sums = _sums(stage) - _sums(stage).mean()
+    square = float(sums @ sums)
+    return round(min(max(256 * float(sums @ stage.thresholds[:, 0]) / square, 0), 255)) if square else 0
+
+
+def _encode_weights(encoder: coder.Encoder, stage: Stage) -> None:
+    coder.weights(encoder, stage.kernel, stage.weights.shape[1], stage.in_channels, _planes(stage)[:, 0])
+
+
+def _is_shorter(stage: Stage) -> bool:
+    """Whether the weights have fewer bytes when they are coded, all by themselves."""
+    encoder = coder.Encoder()
+    _encode_weights(encoder, stage)
+    return len(encoder.finish()) < weight_bytes(stage.filters, stage.weights.shape[1], stage.kernel, stage.weight_bits)
+
+
+def _encode(model: IntegerModel, coded: list[bool], slopes: list[int]) -> bytes:
+    encoder = coder.Encoder()
+    for stage, is_coded, slope in zip(model.stages, coded, slopes):
+        if is_coded:
+            _encode_weights(encoder, stage)
+        if stage.thresholds is not None:
+            coder.thresholds(encoder, slope * _sums(stage) >> 8, stage.accumulator_max, stage.thresholds.astype(np.int64))
+    return encoder.finish()
 
 
 def from_bytes(data: bytes) -> IntegerModel:
@@ -149,13 +206,27 @@ def from_bytes(data: bytes) -> IntegerModel:
     Raises:
         ModelFileError: the first rule that is broken, with the value found and its offset.
     """
+    return _read(data)[0]
+
+
+def stage_bytes(data: bytes) -> tuple[StageBytes, ...]:
+    """Where a file's bytes go, stage by stage.
+
+    Raises:
+        ModelFileError: as `from_bytes`.
+    """
+    return _read(data)[1]
+
+
+def _read(data: bytes) -> tuple[IntegerModel, tuple[StageBytes, ...]]:
     file = _Reader(data)
     file.check(len(data) >= HEADER_BYTES, "length of the file", len(data), f"at least {HEADER_BYTES}", at=0)
-    magic, version, stage_count, length, crc, image_channels, anchor_count, size, score, centre_scale, name_length, zeros = HEADER.unpack(
-        file.take(HEADER_BYTES, "header")
+    magic, version, stage_count, length, crc, image_channels, anchor_count, size, score, centre_scale, name_length, grid_channels, zeros = (
+        HEADER.unpack(file.take(HEADER_BYTES, "header"))
     )
     file.check(magic == MAGIC, "magic", magic, MAGIC, at=0)
-    file.check(version == VERSION, "format version", version, VERSION, at=4)
+    again = "; a model of version 1 must be converted again from its network (dupnet convert)" if version == 1 else ""
+    file.check(version == VERSION, "format version", version, f"{VERSION}{again}", at=4)
     file.check(length == len(data), "length of the file", length, f"{len(data)}, the real length", at=8)
     real_crc = zlib.crc32(data[CRC_OFFSET:])
     file.check(crc == real_crc, "CRC-32", f"{crc:08x}", f"{real_crc:08x}: the file is damaged", at=12)
@@ -166,29 +237,34 @@ def from_bytes(data: bytes) -> IntegerModel:
     file.check(0 <= score <= 1, "default score", score, "0 to 1", at=20)
     file.check(1 <= centre_scale <= 4, "centre_scale", centre_scale, "1 to 4", at=24)
     file.check(1 <= name_length <= 64, "length of the name", name_length, "1 to 64", at=28)
-    file.check(zeros == bytes(3), "unused bytes", zeros.hex(), "zeros", at=29)
+    file.check(grid_channels == GRID_CHANNELS, "channels of an anchor", grid_channels, GRID_CHANNELS, at=29)
+    file.check(zeros == bytes(2), "unused bytes", zeros.hex(), "zeros", at=30)
 
     name = _name(file, name_length)
     anchors = np.frombuffer(file.take(anchor_count * ANCHOR_BYTES, "anchors"), "<f4").reshape(-1, 2)
     for index, value in enumerate(anchors.flat):
         file.check(0 < value <= 8192, "side of an anchor", value, "above 0 and at most 8192", at=file.start + 4 * index)
 
-    stages: list[Stage] = []
+    records: list[_Record] = []
     channels, bits, stride = 3, 8, 1
     for number in range(1, stage_count + 1):
         file.where = f"stage {number}: "
-        stages.append(_stage(file, channels, bits, 6 * anchor_count if number == stage_count else None))
-        channels, bits, stride = stages[-1].filters, stages[-1].output_bits, stride * stages[-1].pool
+        records.append(_record(file, channels, bits, GRID_CHANNELS * anchor_count if number == stage_count else None))
+        channels, bits, stride = records[-1].filters, records[-1].output_bits, stride * records[-1].pool
         file.check(stride <= 64, "product of all pools", stride, "at most 64", at=file.start)
-    scale, bias = np.frombuffer(file.take_padded(8 * channels, "head scales"), "<f4").astype(np.float32).reshape(2, -1)
+    file.where = ""
+    count = sum(record.coded_count for record in records)
+    file.check(count <= MAX_CODED_PER_BYTE * len(data), "coded weights and thresholds", count, "no more than the file can hold", at=file.at)
+
+    scale, bias = np.frombuffer(file.take(HEAD_CHANNEL_BYTES * channels, "head scales"), "<f4").astype(np.float32).reshape(2, -1)
     for what, values in (("scale", scale), ("bias", bias)):
         for index, value in enumerate(values):
             offset = file.start + 4 * (index + (channels if what == "bias" else 0))
             file.check(math.isfinite(value), f"head {what} of filter {index}", value, "a finite number", at=offset)
-    file.where = ""
-    file.check(file.at == len(data), "bytes after the last stage", len(data) - file.at, 0, at=file.at)
+    planes = [_raw_planes(file, number, record) for number, record in enumerate(records, 1)]
+    stages, sizes = _decode(file, records, planes)
     head = HeadSpec(anchors=tuple((float(w), float(h)) for w, h in anchors), centre_scale=centre_scale)
-    return IntegerModel(name, tuple(stages), head, scale, bias, size, score)
+    return IntegerModel(name, stages, head, scale, bias, size, score), sizes
 
 
 class _Reader:
@@ -225,56 +301,117 @@ def _name(file: _Reader, length: int) -> str:
     return name
 
 
-def _stage(file: _Reader, channels: int, bits: int, grid_channels: int | None) -> Stage:
-    """The next stage, which reads a map of so many channels and bits; `grid_channels` is None but in the last stage."""
-    record = STAGE.unpack(file.take(STAGE_BYTES, "record"))
-    in_channels, filters, kernel, pool, input_bits, weight_bits, weight_copies, map_copies, output_bits, distance = record
+@dataclass(frozen=True)
+class _Record:
+    """The fields of a stage record that are not the same in all files."""
+
+    filters: int
+    kernel: int
+    pool: int
+    input_bits: int
+    weight_bits: int
+    weight_copies: int
+    map_copies: int
+    output_bits: int
+    is_coded: bool
+    slope: int
+    in_channels: int
+    accumulator_max: int
+
+    @property
+    def stored_channels(self) -> int:
+        return self.in_channels * self.map_copies // self.weight_copies
+
+    @property
+    def filter_weights(self) -> int:
+        return self.kernel**2 * self.stored_channels
+
+    @property
+    def coded_count(self) -> int:
+        return self.filters * (2**self.output_bits - 1 + (self.filter_weights if self.is_coded else 0))
+
+
+def _record(file: _Reader, channels: int, bits: int, grid_channels: int | None) -> _Record:
+    """The next stage record; the stage reads a map of so many channels and bits; `grid_channels` is None but in the last stage."""
+    fields = STAGE.unpack(file.take(STAGE_BYTES, "record"))
+    in_channels, filters, kernel, step, pool, pool_step, input_bits, weight_bits, weight_copies, map_copies, *rest = fields
+    output_bits, distance, is_coded, slope = rest
     at, last = file.start, grid_channels is not None
     file.check(1 <= in_channels <= 4096, "input channels", in_channels, "1 to 4096", at=at)
     file.check(in_channels == channels, "input channels", in_channels, f"{channels}, as in the map before", at=at)
     file.check(1 <= filters <= 4096, "filters", filters, "1 to 4096", at=at + 2)
-    file.check(grid_channels in (None, filters), "filters of the last stage", filters, f"{grid_channels}, 6 for each anchor", at=at + 2)
+    expected = f"{grid_channels}, {GRID_CHANNELS} for each anchor"
+    file.check(grid_channels in (None, filters), "filters of the last stage", filters, expected, at=at + 2)
     file.check(kernel in (1, 3, 5, 7), "kernel", kernel, "1, 3, 5 or 7", at=at + 4)
-    file.check(pool == 1 or (pool == 2 and not last), "pool", pool, "1" if last else "1 or 2", at=at + 5)
-    file.check(1 <= input_bits <= 8, "input bits", input_bits, "1 to 8", at=at + 6)
-    file.check(input_bits == bits, "input bits", input_bits, f"{bits}, as in the map before", at=at + 6)
-    file.check(1 <= weight_bits <= 8, "weight bits", weight_bits, "1 to 8", at=at + 7)
-    file.check(1 <= weight_copies <= 64, "weight copies", weight_copies, "1 to 64", at=at + 8)
-    file.check(1 <= map_copies <= 64, "map copies", map_copies, "1 to 64", at=at + 9)
+    file.check(step == 1, "step of the kernel", step, 1, at=at + 5)
+    file.check(pool == 1 or (pool == 2 and not last), "pool", pool, "1" if last else "1 or 2", at=at + 6)
+    file.check(pool_step == pool, "step of the pool", pool_step, f"{pool}, its size", at=at + 7)
+    file.check(1 <= input_bits <= 8, "input bits", input_bits, "1 to 8", at=at + 8)
+    file.check(input_bits == bits, "input bits", input_bits, f"{bits}, as in the map before", at=at + 8)
+    file.check(1 <= weight_bits <= 8, "weight bits", weight_bits, "1 to 8", at=at + 9)
+    file.check(1 <= weight_copies <= 64, "weight copies", weight_copies, "1 to 64", at=at + 10)
+    file.check(1 <= map_copies <= 64, "map copies", map_copies, "1 to 64", at=at + 11)
     tiled = in_channels * map_copies
-    file.check(tiled % weight_copies == 0, "weight copies", weight_copies, f"a divisor of {tiled} channels", at=at + 8)
-    file.check(output_bits == 0 if last else 1 <= output_bits <= 8, "output bits", output_bits, "0" if last else "1 to 8", at=at + 10)
-    file.check(distance == 1, "distance back to the stage that is read", distance, 1, at=at + 11)
+    file.check(tiled % weight_copies == 0, "weight copies", weight_copies, f"a divisor of {tiled} channels", at=at + 10)
+    file.check(output_bits == 0 if last else 1 <= output_bits <= 8, "output bits", output_bits, "0" if last else "1 to 8", at=at + 12)
+    file.check(distance == 1, "distance back to the stage that is read", distance, 1, at=at + 13)
+    file.check(is_coded <= (weight_bits == 1), "coding of the weights", is_coded, "0 or, for 1-bit weights, 1", at=at + 14)
+    file.check(slope == 0 or not last, "slope", slope, "0", at=at + 15)
     largest = accumulator_max(tiled, kernel, weight_bits, input_bits)
     file.check(largest < 2**31, "largest accumulator", largest, "below 2^31", at=at)
-
-    stored_channels = tiled // weight_copies
-    weights = _weights(file, filters, stored_channels, kernel, weight_bits)
-    thresholds = None if last else _thresholds(file, filters, output_bits, largest)
-    return Stage(weights, weight_bits, input_bits, weight_copies, map_copies, pool, thresholds)
+    sizes = (filters, kernel, pool, input_bits, weight_bits, weight_copies, map_copies, output_bits)
+    return _Record(*sizes, is_coded == 1, slope, in_channels, largest)
 
 
-def _weights(file: _Reader, filters: int, stored_channels: int, kernel: int, weight_bits: int) -> NDArray[np.int16]:
-    raw = file.take_padded(weight_bytes(filters, stored_channels, kernel, weight_bits), "weights")
-    count = kernel * kernel * stored_channels
-    planes = np.unpackbits(np.frombuffer(raw, np.uint8).reshape(filters, weight_bits, -1), axis=-1, bitorder="little")
+def _raw_planes(file: _Reader, number: int, record: _Record) -> NDArray[np.uint8]:
+    """`(filters, weight_bits, weights of a filter)`, 0 or 1; zeros where the weights are coded."""
+    count = record.filter_weights
+    if record.is_coded:
+        return np.zeros((record.filters, 1, count), np.uint8)
+    file.where = f"stage {number}: "
+    raw = file.take_padded(weight_bytes(record.filters, record.stored_channels, record.kernel, record.weight_bits), "weights")
+    planes = np.unpackbits(np.frombuffer(raw, np.uint8).reshape(record.filters, record.weight_bits, -1), axis=-1, bitorder="little")
     file.check(not planes[..., count:].any(), "unused bits of the weights", "1", "0", at=file.start)
-    codes = np.zeros((filters, count), np.int16)
-    for plane in range(weight_bits):
-        codes += planes[:, plane, :count].astype(np.int16) << plane
-    weights = 2 * codes - (2**weight_bits - 1)
-    return np.ascontiguousarray(weights.reshape(filters, kernel, kernel, stored_channels).transpose(0, 3, 1, 2))
+    return planes[..., :count]
 
 
-def _thresholds(file: _Reader, filters: int, output_bits: int, accumulator_max: int) -> NDArray[np.int32]:
-    kind = _threshold_type(accumulator_max)
-    raw = file.take_padded(threshold_bytes(filters, output_bits, accumulator_max), "thresholds")
-    thresholds = np.frombuffer(raw, kind).astype(np.int32).reshape(filters, -1)
-    bad = (thresholds < -accumulator_max) | (thresholds > accumulator_max + 1)
-    expected = f"within [{-accumulator_max}, {accumulator_max + 1}]"
-    bad[:, 1:] |= thresholds[:, 1:] < thresholds[:, :-1]
-    if bad.any():
-        f, i = np.argwhere(bad)[0]
-        offset = file.start + kind.itemsize * (int(f) * thresholds.shape[1] + int(i))
-        file.check(False, f"threshold {i} of filter {f}", thresholds[f, i], f"{expected}, ascending", at=offset)
-    return thresholds
+def _decode(file: _Reader, records: list[_Record], planes: list[NDArray[np.uint8]]) -> tuple[tuple[Stage, ...], tuple[StageBytes, ...]]:
+    """The stages: what is coded, which is the rest of the file, and the weights that are not."""
+    file.where = ""
+    start = file.at
+    code = file.take(len(file.data) - start, "code")
+    file.check(len(code) >= 4, "length of the code", len(code), "at least 4", at=start)
+    decoder = coder.Decoder(code)
+    stages: list[Stage] = []
+    sizes: list[StageBytes] = []
+    for number, (record, bits) in enumerate(zip(records, planes), 1):
+        marks = [decoder.length]
+        try:
+            if record.is_coded:
+                coder.weights(decoder, record.kernel, record.stored_channels, record.in_channels, bits[:, 0])
+            marks.append(decoder.length)
+            stage = Stage(
+                _weights(record, bits), record.weight_bits, record.input_bits, record.weight_copies, record.map_copies, record.pool, None
+            )
+            if record.output_bits:
+                thresholds = np.zeros((record.filters, 2**record.output_bits - 1), np.int64)
+                coder.thresholds(decoder, record.slope * _sums(stage) >> 8, record.accumulator_max, thresholds)
+                stage = replace(stage, thresholds=thresholds.astype(np.int32))
+        except ModelFileError as error:
+            raise ModelFileError(f"stage {number}: {error} (offset {start + decoder.length})") from None
+        weights = weight_bytes(record.filters, record.stored_channels, record.kernel, record.weight_bits)
+        memory = threshold_bytes(record.filters, record.output_bits, record.accumulator_max)
+        sizes.append(StageBytes(weights, memory, marks[1] - marks[0] if record.is_coded else weights, decoder.length - marks[1]))
+        stages.append(stage)
+    file.check(decoder.length == len(code), "length of the code", len(code), decoder.length, at=start)
+    file.check(decoder.is_complete, "end of the code", code[-4:].hex(), "the end that a writer gives it", at=len(file.data) - 4)
+    return tuple(stages), tuple(sizes)
+
+
+def _weights(record: _Record, planes: NDArray[np.uint8]) -> NDArray[np.int16]:
+    codes = np.zeros((record.filters, record.filter_weights), np.int16)
+    for plane in range(record.weight_bits):
+        codes += planes[:, plane].astype(np.int16) << plane
+    weights = 2 * codes - (2**record.weight_bits - 1)
+    shape = (record.filters, record.kernel, record.kernel, record.stored_channels)
+    return np.ascontiguousarray(weights.reshape(shape).transpose(0, 3, 1, 2))

@@ -24,7 +24,7 @@ def run(model: IntegerModel, input_map: NDArray[np.uint8]) -> tuple[NDArray[np.u
 
     Returns:
         The output of each stage: levels `(filters, rows, columns) uint8` after pool and thresholds; of the last stage the
-        grid's accumulators, `(6 * anchors, rows, columns) int32`.
+        grid's accumulators, `(5 * anchors, rows, columns) int32`.
 
     Raises:
         ValueError: the input map has another shape or type.
@@ -70,7 +70,7 @@ def _count(values: NDArray[np.int32], thresholds: NDArray[np.int32]) -> NDArray[
 
 
 def grid_values(model: IntegerModel, accumulators: NDArray[np.integer]) -> NDArray[np.float32]:
-    """The grid's real values `(6 * anchors, rows, columns) float32`: `scale * accumulator + bias`, rounded to float32 at each step."""
+    """The grid's real values `(5 * anchors, rows, columns) float32`: `scale * accumulator + bias`, rounded to float32 at each step."""
     return model.scale[:, None, None] * accumulators.astype(np.float32) + model.bias[:, None, None]
 
 

@@ -20,6 +20,10 @@ from dupnet.errors import SpecError
 FULL = 32
 """Bits of a float: a layer with 32-bit weights or a 32-bit input is full precision there."""
 
+GRID_CHANNELS = 5
+"""Channels of the grid that an integer model has for each anchor: x, y, w, h, objectness. The network has a sixth, the class; with a single
+class it carries nothing, and conversion drops it."""
+
 
 def is_name(text: str) -> bool:
     """Whether a model may have this name: 1 to 64 bytes of UTF-8 without control characters."""

@@ -17,8 +17,10 @@ from numpy.typing import NDArray
 from dupnet import image as images
 from dupnet import packed, reference, zoo
 from dupnet.errors import CheckpointError
+from dupnet.head import without_class
 from dupnet.nn.network import Network
 from dupnet.runtime import Detector
+from dupnet.spec import GRID_CHANNELS
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class Verification:
 def verify(path: str | Path, network: Network, photos: Iterable[str | Path], *, size: int | None = None) -> Verification:
     """Compare every map of every stage on every photo: torch against the reference, the reference against the C core.
 
+    Of torch's grid without the class channels, which an integer model does not have.
+
     Args:
         path: packed file, or the name of one that ships.
         network: the network that it was made from, in evaluation mode.
@@ -78,10 +82,12 @@ def verify(path: str | Path, network: Network, photos: Iterable[str | Path], *, 
         (stage.weights.shape, stage.pool, stage.weight_copies, stage.map_copies, stage.weight_bits, stage.input_bits)
         for stage in model.stages
     ]
-    layers = zip(network.spec.layers, network.spec.stored_channels)
+    spec = network.spec
+    filters = [*(layer.filters for layer in spec.layers[:-1]), GRID_CHANNELS * len(spec.head.anchors)]
+    layers = zip(filters, spec.stored_channels, spec.layers)
     theirs = [
-        ((la.filters, stored, la.kernel, la.kernel), la.pool, la.weight_copies, la.map_copies, la.weight_bits, la.input_bits)
-        for la, stored in layers
+        ((count, stored, la.kernel, la.kernel), la.pool, la.weight_copies, la.map_copies, la.weight_bits, la.input_bits)
+        for count, stored, la in layers
     ]
     if ours != theirs:
         raise CheckpointError(
@@ -92,6 +98,7 @@ def verify(path: str | Path, network: Network, photos: Iterable[str | Path], *, 
         pixels = images.to_input(images.read(photo), size or model.default_size_px, stride=model.stride).pixels
         with torch.no_grad():
             torch_maps = [m[0].numpy() for m in network.maps(torch.from_numpy(pixels).permute(2, 0, 1)[None])]
+        torch_maps[-1] = without_class(torch_maps[-1])
         numpy_maps, core_maps = reference.run(model, pixels), detector.maps(pixels)
         count += 1
         for left, right, pair in (("torch", "reference", (torch_maps, numpy_maps)), ("reference", "core", (numpy_maps, core_maps))):

@@ -53,7 +53,7 @@ def test_the_largest_sums(weight_bits: int, extreme: int) -> None:
     rng = np.random.default_rng(0)
     for map_copies, weight_copies in ((1, 1), (1, 3), (5, 1), (64, 64), (64, 1)):
         copies = {"map_copies": map_copies, "weight_copies": weight_copies}
-        stage = random_stage(rng, in_channels=3, filters=6, weight_bits=weight_bits, input_bits=8, output_bits=0, **copies)
+        stage = random_stage(rng, in_channels=3, filters=5, weight_bits=weight_bits, input_bits=8, output_bits=0, **copies)
         stage.weights[:3], stage.weights[3:] = 2**weight_bits - 1, 1 - 2**weight_bits
         assert_equal_maps(random_model(rng, [stage], anchors=1), np.full((4, 32, 3), extreme, np.uint8))
 
@@ -67,7 +67,7 @@ def test_both_duplications_at_once(channels: int, map_copies: int, weight_copies
     rng = np.random.default_rng(channels)
     first = random_stage(rng, in_channels=3, filters=channels, input_bits=8, output_bits=3)
     copies = {"map_copies": map_copies, "weight_copies": weight_copies}
-    last = random_stage(rng, in_channels=channels, filters=6, kernel=kernel, weight_bits=2, input_bits=3, output_bits=0, **copies)
+    last = random_stage(rng, in_channels=channels, filters=5, kernel=kernel, weight_bits=2, input_bits=3, output_bits=0, **copies)
     assert_equal_maps(random_model(rng, [first, last], anchors=1), input_map(rng, 5, 32))
 
 

@@ -161,7 +161,7 @@ static void compare_maps(const dn_model *model, reader *r, tally *t) {
     }
     CHECK(dn_run_arena_bytes(model, rows, columns, &lent, &bytes) == DN_OK);
     void *arena = allocate(bytes);
-    int32_t *grid = (int32_t *)allocate(6 * (size_t)model->anchor_count * cells * sizeof *grid);
+    int32_t *grid = (int32_t *)allocate(DN_GRID_CHANNELS * (size_t)model->anchor_count * cells * sizeof *grid);
     t->expected = r;
     CHECK(dn_run(model, input, rows, columns, &lent, compare_map, t, arena, bytes, grid) == DN_OK);
     free(arena);
@@ -218,15 +218,20 @@ static void compare_resize(reader *r, tally *t) {
 /* All records in one way. Weights are prepared once when there are several workers, else in each call. */
 static void compare(reader r, const char *kernels, tally *t) {
     dn_model model;
-    void *prepared = NULL;
+    void *memory = NULL, *prepared = NULL;
     for (;;) {
         uint32_t kind = take_u32(&r), length;
         size_t bytes;
+        const uint8_t *file;
         switch (kind) {
-            case END: free(prepared); return;
+            case END: free(memory), free(prepared); return;
             case MODEL:
                 length = take_u32(&r);
-                CHECK(dn_model_open(take(&r, length), length, &model) == DN_OK);
+                file = take(&r, length);
+                free(memory);
+                CHECK(dn_model_memory_bytes(file, length, &model, &bytes) == DN_OK);
+                memory = allocate(bytes);
+                CHECK(dn_model_open(file, length, memory, bytes, &model) == DN_OK);
                 CHECK(dn_model_use_kernels(&model, kernels) == DN_OK);
                 if (t->workers <= 1) break;
                 free(prepared);

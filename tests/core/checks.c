@@ -69,7 +69,7 @@ static int64_t run(const dn_model *model, size_t rows, size_t columns, int worke
     size_t bytes, stride = (size_t)model->stride, anchors = (size_t)model->anchor_count;
     CHECK(dn_run_arena_bytes(model, rows, columns, &lent, &bytes) == DN_OK);
     uint8_t *arena = (uint8_t *)allocate(bytes + 1), *map = (uint8_t *)allocate(3 * rows * columns);
-    int32_t *grid = (int32_t *)allocate(6 * anchors * (rows / stride) * (columns / stride) * sizeof *grid);
+    int32_t *grid = (int32_t *)allocate(DN_GRID_CHANNELS * anchors * (rows / stride) * (columns / stride) * sizeof *grid);
     for (size_t i = 0; i < 3 * rows * columns; i++) map[i] = (uint8_t)(i * i * 7);
     CHECK(dn_run(model, map, rows, columns, &lent, tap, &t, arena + 1, bytes - 1, grid) == DN_ARENA_TOO_SMALL);
     CHECK(dn_run(model, map, rows, columns, &lent, tap, &t, arena + 1, bytes, grid) == DN_OK);
@@ -132,15 +132,25 @@ static void check_resize(size_t width, size_t height, size_t rows, size_t column
     free(arena);
 }
 
-/* Open a copy of exactly `length` bytes; whatever is accepted must run. */
+/* Open a copy of exactly `length` bytes, with memory of exactly the bytes needed, at an odd address; whatever is accepted must run. */
 static int opens(const uint8_t *bytes, size_t length) {
-    uint8_t *copy = (uint8_t *)allocate(length);
+    uint8_t *copy = (uint8_t *)allocate(length), *memory = NULL;
     dn_model model;
+    size_t needed = 0;
     memcpy(copy, bytes, length);
-    dn_status status = dn_model_open(copy, length, &model);
+    dn_status status = dn_model_memory_bytes(copy, length, &model, &needed);
+    if (status == DN_OK) {
+        CHECK(needed <= 4 * 2048 * length);
+        memory = (uint8_t *)allocate(needed + 1);
+        CHECK(!needed || dn_model_open(copy, length, memory + 1, needed - 1, &model) == DN_MEMORY_TOO_SMALL);
+        status = dn_model_open(copy, length, memory + 1, needed, &model);
+    } else {
+        CHECK(dn_model_open(copy, length, NULL, 0, &model) == status);
+    }
     CHECK(status == DN_OK || status >= DN_FILE_TRUNCATED);
     CHECK(strcmp(dn_status_text(status), "unknown status"));
     if (status == DN_OK) run(&model, (size_t)model.stride, 2 * (size_t)model.stride, 1);
+    free(memory);
     free(copy);
     return status == DN_OK;
 }
@@ -178,7 +188,9 @@ static void check_calls(const dn_model *model, dn_box *boxes) {
     dn_options good = dn_model_options(model), bad = good;
     dn_model copy = *model;
 
-    CHECK(dn_model_open(NULL, 9, &copy) == DN_NULL_ARGUMENT && dn_model_open(pixels, 3, NULL) == DN_NULL_ARGUMENT);
+    CHECK(dn_model_open(NULL, 9, arena, 1, &copy) == DN_NULL_ARGUMENT && dn_model_open(pixels, 3, arena, 1, NULL) == DN_NULL_ARGUMENT);
+    CHECK(dn_model_memory_bytes(NULL, 9, &copy, &bytes) == DN_NULL_ARGUMENT && dn_model_memory_bytes(pixels, 3, NULL, &bytes) == DN_NULL_ARGUMENT);
+    CHECK(dn_model_memory_bytes(pixels, 3, &copy, NULL) == DN_NULL_ARGUMENT);
     copy = *model;
     CHECK(dn_model_arena_bytes(model, 0, 1, &good, &bytes) == DN_BAD_PHOTO_SIZE);
     CHECK(dn_model_arena_bytes(model, 1, 16385, &good, &bytes) == DN_BAD_PHOTO_SIZE);
@@ -269,13 +281,18 @@ static void check_large_sizes(dn_model model) {
     CHECK(dn_resize_arena_bytes(DN_MAX_PHOTO_SIDE, DN_MAX_PHOTO_SIDE, 1, DN_MAX_PHOTO_SIDE, &bytes) == DN_OK && bytes > 3 << 28);
 }
 
-static size_t read_model(const char *path, uint8_t *file, size_t capacity, dn_model *model) {
+/* Read and open a file of at most 1 MB; returns the model's memory. */
+static uint8_t *read_model(const char *path, uint8_t *file, size_t *length, dn_model *model) {
+    size_t needed;
     FILE *stream = fopen(path, "rb");
     CHECK(stream);
-    size_t length = fread(file, 1, capacity, stream);
+    *length = fread(file, 1, 1 << 20, stream);
     fclose(stream);
-    CHECK(dn_model_open(file, length, model) == DN_OK);
-    return length;
+    CHECK(dn_model_memory_bytes(file, *length, model, &needed) == DN_OK && needed > 0);
+    CHECK(dn_model_open(file, *length, NULL, needed, model) == DN_NULL_ARGUMENT);
+    uint8_t *memory = (uint8_t *)allocate(needed);
+    CHECK(dn_model_open(file, *length, memory, needed, model) == DN_OK);
+    return memory;
 }
 
 int main(int argc, char **argv) {
@@ -284,9 +301,11 @@ int main(int argc, char **argv) {
     uint8_t *file = (uint8_t *)allocate(1 << 20);
     dn_box *all = (dn_box *)allocate(CAPACITY * sizeof *all), *some = (dn_box *)allocate(CAPACITY * sizeof *some);
     dn_model model;
-    read_model(argv[2], file, 1 << 20, &model);
+    size_t length;
+    uint8_t *memory = read_model(argv[2], file, &length, &model);
     check_large_sizes(model);
-    size_t length = read_model(argv[1], file, 1 << 20, &model);
+    free(memory);
+    memory = read_model(argv[1], file, &length, &model);
     check_calls(&model, all);
     for (size_t i = 0; i < sizeof photos / sizeof photos[0]; i++) {
         check_photo(&model, photos[i][0], photos[i][1], 32, all, some);
@@ -299,6 +318,7 @@ int main(int argc, char **argv) {
     }
     check_prepared(&model);
     check_damage(file, length);
+    free(memory);
     free(file);
     free(all);
     free(some);

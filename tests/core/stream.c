@@ -137,14 +137,14 @@ static void check_calls(const dn_model *model) {
 
 int main(int argc, char **argv) {
     static const size_t photos[][2] = {{1, 1}, {2, 1}, {1, 300}, {500, 3}, {33, 47}, {64, 64}, {75, 50}, {97, 160}};
-    static uint8_t file[1 << 20];
+    static uint8_t file[1 << 20], memory[1 << 20];
     static dn_model model;
     for (int i = 1; i < argc; i++) {
         FILE *stored = fopen(argv[i], "rb");
         CHECK(stored);
         size_t length = fread(file, 1, sizeof file, stored);
         fclose(stored);
-        CHECK(dn_model_open(file, length, &model) == DN_OK);
+        CHECK(dn_model_open(file, length, memory, sizeof memory, &model) == DN_OK);
         check_calls(&model);
         for (size_t j = 0; j < sizeof photos / sizeof photos[0]; j++) {
             check_photo(&model, photos[j][0], photos[j][1], 32);

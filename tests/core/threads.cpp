@@ -54,7 +54,8 @@ int main(int argc, char **argv) {
     file.resize(std::fread(file.data(), 1, file.size(), stream));
     std::fclose(stream);
     dn_model model;
-    CHECK(dn_model_open(file.data(), file.size(), &model) == DN_OK);
+    std::vector<uint8_t> memory(1 << 20);
+    CHECK(dn_model_open(file.data(), file.size(), memory.data(), memory.size(), &model) == DN_OK);
     std::vector<std::vector<dn_box>> expected;
     for (int number = 0; number < PHOTOS; number++) {
         expected.push_back(detect(model, number, 1));

@@ -11,27 +11,24 @@ import numpy as np
 import pytest
 from random_models import input_map, small_model
 
-from dupnet import Detector, _core, packed, reference
+from dupnet import Detector, _core, coder, packed, reference
 from dupnet.errors import ConversionError, ModelFileError
-from dupnet.packed import ANCHOR_BYTES, CRC_OFFSET, HEADER_BYTES, STAGE_BYTES, padded
+from dupnet.packed import ANCHOR_BYTES, CRC_OFFSET, HEAD_CHANNEL_BYTES, HEADER_BYTES, STAGE_BYTES, padded
 
 MODEL = small_model()
 DATA = packed.to_bytes(MODEL)
 ANCHORS = HEADER_BYTES + padded(len(MODEL.name))
-STAGE_1 = ANCHORS + ANCHOR_BYTES * len(MODEL.head.anchors)
-
-
-def sections(number: int) -> tuple[int, int, int]:
-    """Offsets of a stage's record, its weights and its thresholds or head scales."""
-    at = STAGE_1
-    for stage in MODEL.stages[: number - 1]:
-        count = packed.threshold_bytes(stage.filters, stage.output_bits, stage.accumulator_max)
-        at += STAGE_BYTES + padded(weights_of(stage)) + padded(count)
-    return at, at + STAGE_BYTES, at + STAGE_BYTES + padded(weights_of(MODEL.stages[number - 1]))
+RECORDS = ANCHORS + ANCHOR_BYTES * len(MODEL.head.anchors)
+SCALES = RECORDS + STAGE_BYTES * len(MODEL.stages)
+RAW = SCALES + HEAD_CHANNEL_BYTES * 10
+R1, R2, R4 = RECORDS, RECORDS + STAGE_BYTES, RECORDS + 3 * STAGE_BYTES
 
 
 def weights_of(stage: packed.Stage) -> int:
     return packed.weight_bytes(stage.filters, stage.weights.shape[1], stage.kernel, stage.weight_bits)
+
+
+CODE = RAW + sum(padded(weights_of(stage)) for number, stage in enumerate(MODEL.stages) if number != 1)
 
 
 def sealed(data: bytes, *, length: bool = True) -> bytes:
@@ -66,20 +63,19 @@ def test_round_trip() -> None:
         assert (a.thresholds is None and b.thresholds is None) or np.array_equal(a.thresholds, b.thresholds)
 
 
-F1, F3 = sections(1), sections(3)
 NAN, INFINITY = struct.pack("<f", np.nan), struct.pack("<f", np.inf)
-BOUND_1 = MODEL.stages[0].accumulator_max
 
 
 @pytest.mark.parametrize(
     ("offset", "raw", "python", "core"),
     [
         (0, b"dnet", r"magic is b'dnet', expected b'DNET' \(offset 0\)", "does not start with DNET"),
-        (4, b"\2\0", r"format version is 2, expected 1 \(offset 4\)", "version"),
+        (4, b"\3\0", r"format version is 3, expected 2 \(offset 4\)", "version"),
+        (4, b"\1\0", r"version is 1, expected 2; a model of version 1 must be converted again .* \(offset 4\)", "must be converted again"),
         (6, b"\0\0", r"number of stages is 0, expected 1 to 64", "number of stages"),
         (6, b"\x41\0", r"number of stages is 65", "number of stages"),
-        (6, b"\2\0", r"stage 2: filters of the last stage is 4, expected 12", "filters"),
-        (6, b"\4\0", r"stage 3: filters|stage 3: pool|stage 3: output bits is 0", "output bits"),
+        (6, b"\2\0", r"stage 2: filters of the last stage is 5, expected 10, 5 for each anchor", "filters"),
+        (6, b"\5\0", r"stage 4: output bits is 0, expected 1 to 8", "output bits"),
         (8, b"\xff\xff\xff\x7f", r"length of the file is 2147483647", "shorter or longer"),
         (16, b"\1", r"channels of the image is 1, expected 3", "3 channels"),
         (17, b"\0", r"number of anchors is 0", "anchors"),
@@ -94,8 +90,8 @@ BOUND_1 = MODEL.stages[0].accumulator_max
         (24, struct.pack("<f", 4.01), r"centre_scale is 4.0", "centre scale"),
         (28, b"\0", r"length of the name is 0", "name's length"),
         (28, b"\x41", r"length of the name is 65", "name's length"),
-        (29, b"\1", r"unused bytes is 010000", "not 0"),
-        (30, b"\1", r"unused bytes", "not 0"),
+        (29, b"\6", r"channels of an anchor is 6, expected 5 \(offset 29\)", "5 channels"),
+        (30, b"\1", r"unused bytes is 0100", "not 0"),
         (31, b"\1", r"unused bytes", "not 0"),
         (HEADER_BYTES, b"\n", r"name is '\\nandom'", "name"),
         (HEADER_BYTES, b"\xff", r"name is not UTF-8: .* \(offset 32\)", "name"),
@@ -105,39 +101,43 @@ BOUND_1 = MODEL.stages[0].accumulator_max
         (ANCHORS + 4, struct.pack("<f", -1), r"side of an anchor is -1.0, .* \(offset 44\)", "anchor"),
         (ANCHORS + 8, struct.pack("<f", 8193), r"side of an anchor is 8193.0", "anchor"),
         (ANCHORS + 12, NAN, r"side of an anchor is nan", "anchor"),
-        (F1[0], b"\0\0", r"stage 1: input channels is 0, expected 1 to 4096", "input channels"),
-        (F1[0], b"\1\x10", r"stage 1: input channels is 4097", "input channels"),
-        (F1[0], b"\4\0", r"stage 1: input channels is 4, expected 3, as in the map before", "input channels"),
-        (F1[0] + 2, b"\0\0", r"stage 1: filters is 0", "filters"),
-        (F1[0] + 2, b"\1\x10", r"stage 1: filters is 4097", "filters"),
-        (F3[0] + 2, b"\6\0", r"stage 3: filters of the last stage is 6, expected 12", "filters"),
-        (F1[0] + 4, b"\0", r"stage 1: kernel is 0", "kernel"),
-        (F1[0] + 4, b"\2", r"stage 1: kernel is 2", "kernel"),
-        (F1[0] + 4, b"\x09", r"stage 1: kernel is 9", "kernel"),
-        (F1[0] + 5, b"\0", r"stage 1: pool is 0", "pool"),
-        (F1[0] + 5, b"\3", r"stage 1: pool is 3", "pool"),
-        (F3[0] + 5, b"\2", r"stage 3: pool is 2, expected 1 ", "pool"),
-        (F1[0] + 6, b"\x09", r"stage 1: input bits is 9", "input bits"),
-        (F1[0] + 6, b"\7", r"stage 1: input bits is 7, expected 8, as in the map before", "input bits"),
-        (F3[0] + 6, b"\2", r"stage 3: input bits is 2, expected 3", "input bits"),
-        (F1[0] + 7, b"\0", r"stage 1: weight bits is 0", "weight bits"),
-        (F1[0] + 7, b"\x09", r"stage 1: weight bits is 9", "weight bits"),
-        (F1[0] + 8, b"\0", r"stage 1: weight copies is 0", "weight copies"),
-        (F1[0] + 8, b"\x41", r"stage 1: weight copies is 65", "weight copies"),
-        (F1[0] + 8, b"\4", r"stage 1: weight copies is 4, expected a divisor of 6 channels", "weight copies"),
-        (F1[0] + 9, b"\0", r"stage 1: map copies is 0", "map copies"),
-        (F1[0] + 9, b"\x41", r"stage 1: map copies is 65", "map copies"),
-        (F1[0] + 10, b"\0", r"stage 1: output bits is 0", "output bits"),
-        (F1[0] + 10, b"\x09", r"stage 1: output bits is 9", "output bits"),
-        (F3[0] + 10, b"\1", r"stage 3: output bits is 1, expected 0 ", "output bits"),
-        (F1[0] + 11, b"\2", r"stage 1: distance .* is 2, expected 1", "stage before"),
-        (F1[1] + 2, b"\xff", r"stage 1: unused bits of the weights", "not 0"),
-        (F1[1] + weights_of(MODEL.stages[0]), b"\1", r"stage 1: padding after the weights", "not 0"),
-        (F1[2], struct.pack("<h", -BOUND_1 - 1), rf"stage 1: threshold 0 of filter 0 is -{BOUND_1 + 1}", "thresholds"),
-        (F1[2] + 4, struct.pack("<h", BOUND_1 + 2), rf"stage 1: threshold 2 of filter 0 is {BOUND_1 + 2}", "thresholds"),
-        (F1[2], struct.pack("<hh", 5, 4), r"stage 1: threshold 1 of filter 0 is 4, .* ascending", "thresholds"),
-        (F3[2], INFINITY, r"stage 3: head scale of filter 0 is inf", "not finite"),
-        (F3[2] + 4 * 12 + 8, NAN, r"stage 3: head bias of filter 2 is nan", "not finite"),
+        (R1, b"\0\0", r"stage 1: input channels is 0, expected 1 to 4096", "input channels"),
+        (R1, b"\1\x10", r"stage 1: input channels is 4097", "input channels"),
+        (R1, b"\4\0", r"stage 1: input channels is 4, expected 3, as in the map before", "input channels"),
+        (R1 + 2, b"\0\0", r"stage 1: filters is 0", "filters"),
+        (R1 + 2, b"\1\x10", r"stage 1: filters is 4097", "filters"),
+        (R4 + 2, b"\6\0", r"stage 4: filters of the last stage is 6, expected 10", "filters"),
+        (R1 + 4, b"\0", r"stage 1: kernel is 0", "kernel"),
+        (R1 + 4, b"\2", r"stage 1: kernel is 2", "kernel"),
+        (R1 + 4, b"\x09", r"stage 1: kernel is 9", "kernel"),
+        (R1 + 5, b"\0", r"stage 1: step of the kernel is 0, expected 1", "move by 1"),
+        (R1 + 5, b"\2", r"stage 1: step of the kernel is 2", "move by 1"),
+        (R1 + 6, b"\0\0", r"stage 1: pool is 0", "pool"),
+        (R1 + 6, b"\3\3", r"stage 1: pool is 3", "pool"),
+        (R4 + 6, b"\2\2", r"stage 4: pool is 2, expected 1 ", "pool"),
+        (R1 + 7, b"\1", r"stage 1: step of the pool is 1, expected 2, its size", "its size"),
+        (R1 + 8, b"\x09", r"stage 1: input bits is 9", "input bits"),
+        (R1 + 8, b"\7", r"stage 1: input bits is 7, expected 8, as in the map before", "input bits"),
+        (R4 + 8, b"\2", r"stage 4: input bits is 2, expected 3", "input bits"),
+        (R1 + 9, b"\0", r"stage 1: weight bits is 0", "weight bits"),
+        (R1 + 9, b"\x09", r"stage 1: weight bits is 9", "weight bits"),
+        (R1 + 10, b"\0", r"stage 1: weight copies is 0", "weight copies"),
+        (R1 + 10, b"\x41", r"stage 1: weight copies is 65", "weight copies"),
+        (R1 + 10, b"\4", r"stage 1: weight copies is 4, expected a divisor of 6 channels", "weight copies"),
+        (R1 + 11, b"\0", r"stage 1: map copies is 0", "map copies"),
+        (R1 + 11, b"\x41", r"stage 1: map copies is 65", "map copies"),
+        (R1 + 12, b"\0", r"stage 1: output bits is 0", "output bits"),
+        (R1 + 12, b"\x09", r"stage 1: output bits is 9", "output bits"),
+        (R4 + 12, b"\1", r"stage 4: output bits is 1, expected 0 ", "output bits"),
+        (R1 + 13, b"\2", r"stage 1: distance .* is 2, expected 1", "stage before"),
+        (R1 + 14, b"\2", r"stage 1: coding of the weights is 2, expected 0 or, for 1-bit weights, 1", "coded"),
+        (R4 + 14, b"\1", r"stage 4: coding of the weights is 1", "coded"),
+        (R4 + 15, b"\1", r"stage 4: slope is 1, expected 0", "slope"),
+        (SCALES, INFINITY, r"head scale of filter 0 is inf", "not finite"),
+        (SCALES + 4 * 10 + 8, NAN, r"head bias of filter 2 is nan", "not finite"),
+        (RAW + 2, b"\xff", r"stage 1: unused bits of the weights", "not 0"),
+        (RAW + weights_of(MODEL.stages[0]), b"\1", r"stage 1: padding after the weights", "not 0"),
+        (len(DATA) - 1, bytes([DATA[-1] ^ 1]), r"end of the code is .*, expected the end that a writer gives it", "the code ends"),
     ],
 )
 def test_every_field(offset: int, raw: bytes, python: str, core: str) -> None:
@@ -150,31 +150,103 @@ def test_more_rules() -> None:
     said_python, said_core = refusal(DATA[:20] + b"\1" + DATA[21:])
     assert "CRC-32" in said_python and "checksum" in said_core
     said_python, said_core = refusal(sealed(DATA + b"\0\0\0\0"))
-    assert "bytes after the last stage is 4" in said_python and "goes on" in said_core
-    huge = patched(F1[0] + 4, bytes([7, 2, 8, 8, 1, 64]))  # a kernel of 7, 8-bit weights, 64 copies: sums of 6e8, which is allowed
+    assert "length of the code" in said_python and "the code ends" in said_core
+    huge = patched(R1 + 9, bytes([8, 1, 64]))  # 8-bit weights, 64 copies: sums of 1e8, which is allowed
     assert "room for the weights" in refusal(huge)[0]
+    said_python, said_core = refusal(sealed(DATA[:CODE]))
+    assert f"length of the code is 0, expected at least 4 (offset {CODE})" in said_python and "the code ends" in said_core
 
 
 def test_sums_above_31_bits_are_refused() -> None:
-    middle = sections(2)[0]
-    raw = struct.pack("<HHBBBBBBBB", 3, 4096, 1, 1, 8, 1, 1, 1, 8, 1)
-    record = struct.pack("<HHBBBBBBBB", 4096, 6, 7, 1, 8, 8, 64, 64, 8, 1)
-    header = bytearray(DATA[:STAGE_1])
-    weights, thresholds = bytes(4096), np.zeros((4096, 255), "<i2").tobytes()
-    assert middle > STAGE_1
-    said_python, said_core = refusal(sealed(bytes(header) + raw + weights + thresholds + record))
+    first = struct.pack("<HHBBBBBBBBBBBB", 3, 4096, 1, 1, 1, 1, 8, 1, 1, 1, 8, 1, 0, 0)
+    second = struct.pack("<HHBBBBBBBBBBBB", 4096, 10, 7, 1, 1, 1, 8, 8, 64, 64, 8, 1, 0, 0)
+    said_python, said_core = refusal(sealed(DATA[:R1] + first + second + bytes(100)))
     assert "stage 2: largest accumulator" in said_python and "31 bits" in said_core
 
 
 def test_strides_above_64_are_refused() -> None:
-    first, last = DATA[F1[0] : sections(2)[0]], DATA[F3[0] :]
-    second = bytearray(last[:STAGE_BYTES])
-    second[:4], second[4:12] = struct.pack("<HH", 5, 5), bytes([1, 2, 2, 1, 1, 1, 2, 1])
-    stage = bytes(second) + bytes(padded(5)) + bytes(padded(5 * 3 * 2))
-    header = bytearray(DATA[:STAGE_1])
+    second = struct.pack("<HHBBBBBBBBBBBB", 5, 5, 1, 1, 2, 2, 2, 1, 1, 1, 2, 1, 0, 0)
+    header = bytearray(DATA[:R1])
     header[6:8] = struct.pack("<H", 8)
-    said_python, said_core = refusal(sealed(bytes(header) + first + 6 * stage + last))
+    said_python, said_core = refusal(sealed(bytes(header) + DATA[R1:R2] + 6 * second + DATA[R4:]))
     assert "stage 7: product of all pools is 128" in said_python and "above 64" in said_core
+
+
+def test_a_short_file_cannot_ask_for_much_memory() -> None:
+    """4096 filters of 7x7 weights on 64 copies, all coded: 6 GB, from a file of a few hundred bytes."""
+    first = struct.pack("<HHBBBBBBBBBBBB", 3, 4096, 1, 1, 1, 1, 8, 1, 1, 1, 1, 1, 1, 0)
+    second = struct.pack("<HHBBBBBBBBBBBB", 4096, 4096, 7, 1, 1, 1, 1, 1, 1, 64, 1, 1, 1, 0)
+    last = struct.pack("<HHBBBBBBBBBBBB", 4096, 10, 1, 1, 1, 1, 1, 1, 1, 1, 0, 1, 0, 0)
+    header = bytearray(DATA[:R1])
+    header[6:8] = struct.pack("<H", 3)
+    said_python, said_core = refusal(sealed(bytes(header) + first + second + last + bytes(300)))
+    assert "expected no more than the file can hold" in said_python and "the code ends" in said_core
+
+
+def with_code(code: bytes) -> bytes:
+    return sealed(DATA[:CODE] + code)
+
+
+def test_thresholds_out_of_range_are_refused() -> None:
+    """A writer that does not check what it codes; the first filter's guess is 0, since slopes are 0."""
+    data = bytearray(DATA)
+    data[R1 + 15] = 0
+    bound = MODEL.stages[0].accumulator_max
+    for values, kinds, said in (
+        ([-bound - 1], "F", f"threshold 0 of filter 0 is {-bound - 1}, expected within"),
+        ([bound + 2], "F", f"threshold 0 of filter 0 is {bound + 2}, expected within"),
+        ([5, -1], "FS", "threshold 1 of filter 0 is 4, expected within .* ascending"),
+        ([5, 3, -4], "FSB", "threshold 2 of filter 0 is 7, expected within .* ascending"),
+        ([5, 0, bound], "FSB", f"threshold 2 of filter 0 is {bound + 5}, expected within"),
+        ([1 << 34], "F", "an integer is coded with more than 34 bits"),
+    ):
+        encoder = coder.Encoder()
+        for value, kind in zip(values, kinds):
+            if value < 1 << 34:
+                coder.integer(encoder, {"F": coder.FIRST, "S": coder.STEP, "B": coder.BEND}[kind], value)
+        if values[0] == 1 << 34:
+            for bit, context in [(1, 0), (0, 1), *((1, 2 + min(i, 15)) for i in range(34))]:
+                encoder.bit(coder.FIRST + context, bit)
+        said_python, said_core = refusal(sealed(bytes(data[:CODE]) + encoder.finish() + bytes(50)))
+        assert re.search("stage 1: " + said, said_python) and "thresholds" in said_core
+
+
+def test_one_model_has_one_code() -> None:
+    """No byte of the code can be left out, added or changed without a difference in what is decoded."""
+    said_python, said_core = refusal(with_code(DATA[CODE:] + b"\0"))
+    assert "length of the code" in said_python and "the code ends" in said_core
+    said_python, said_core = refusal(with_code(DATA[CODE:-1]))
+    assert "the code ends too early" in said_python and "the code ends" in said_core
+    for at in range(CODE, len(DATA)):
+        for bit in range(8):
+            changed = bytearray(DATA)
+            changed[at] ^= 1 << bit
+            try:
+                model = packed.from_bytes(sealed(bytes(changed)))
+            except ModelFileError:
+                continue
+            assert packed.from_bytes(packed.to_bytes(model)) and packed.to_bytes(model) != DATA
+
+
+def test_python_and_c_decode_the_same_bytes() -> None:
+    for seed in range(30):
+        model = small_model(seed)
+        for smallest in (False, True):
+            data = packed.to_bytes(model, smallest=smallest)
+            expected = []
+            for stage, record in zip(model.stages, range(RECORDS, SCALES, STAGE_BYTES)):
+                if data[record + 14]:
+                    codes = ((stage.weights + 1) // 2).transpose(0, 2, 3, 1).reshape(stage.filters, -1)
+                    expected.append(np.packbits(codes.astype(np.uint8), axis=1, bitorder="little").tobytes())
+                if stage.thresholds is not None:
+                    expected.append(stage.thresholds.astype("<i2" if stage.accumulator_max < 32767 else "<i4").tobytes())
+            memory = b"".join(part.ljust(padded(len(part)), b"\0") for part in expected)
+            found = _core.Model(data).decoded
+            assert len(found) == len(memory)
+            at = 0
+            for part in expected:  # the padding between the parts is nobody's
+                assert found[at : at + len(part)] == part
+                at += padded(len(part))
 
 
 def test_every_truncation() -> None:

@@ -33,14 +33,14 @@ def command(model: str, size: tuple[int, int], as_json: bool) -> None:
         return
     click.echo(f"{result.model} at {size[1]}x{size[0]} pixels\n")
     click.echo(f"{'':8}{'weights':>12}{'file':>10}{'MACs':>12}{'paper':>12}{'after':>12}{'maps':>12}")
-    click.echo(f"{'':8}{'KB':>12}{'bytes':>10}{'million':>12}{'MFLOPs':>12}{'shortcuts':>12}{'KB':>12}")
+    click.echo(f"{'':8}{'KB':>12}{'uncoded':>10}{'million':>12}{'MFLOPs':>12}{'shortcuts':>12}{'KB':>12}")
     for line in (*result.layers, result.total):
         file = "-" if line.file_bytes is None else str(line.file_bytes)
         click.echo(
             f"{line.name:8}{line.weight_bytes / 1024:12.3f}{file:>10}{line.macs / 1e6:12.1f}{line.paper_mflops:12.1f}"
             f"{line.effective_macs / 1e6:12.1f}{line.map_bytes / 1024:12.1f}"
         )
-    click.echo("\nThe file has a header besides its layers; the total of the maps is the largest layer's (read + written).")
+    click.echo("\nThe file has a header besides its layers; it is smaller than this, as thresholds and some weights are coded; the total of the maps is the largest layer's (read + written).")
 
 
 def _eresfd(size: tuple[int, int], as_json: bool) -> None:

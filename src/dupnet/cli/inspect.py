@@ -28,6 +28,7 @@ def command(model: str, as_json: bool, memory: bool, size: tuple[int, int] | Non
 
     path = zoo.model_path(model)
     loaded = packed.load(path)
+    sizes = packed.stage_bytes(path.read_bytes())
     stages = [
         {
             "filters": stage.filters,
@@ -37,10 +38,12 @@ def command(model: str, as_json: bool, memory: bool, size: tuple[int, int] | Non
             "input_bits": stage.input_bits,
             "weight_copies": stage.weight_copies,
             "map_copies": stage.map_copies,
-            "weight_bytes": packed.weight_bytes(stage.filters, stage.weights.shape[1], stage.kernel, stage.weight_bits),
-            "threshold_bytes": packed.threshold_bytes(stage.filters, stage.output_bits, stage.accumulator_max) if stage.output_bits else 0,
+            "weight_bytes": size.weights,
+            "threshold_bytes": size.thresholds,
+            "weight_file_bytes": size.file_weights,
+            "threshold_file_bytes": size.file_thresholds,
         }
-        for stage in loaded.stages
+        for stage, size in zip(loaded.stages, sizes)
     ]
     table = {
         "name": loaded.name,
@@ -56,12 +59,16 @@ def command(model: str, as_json: bool, memory: bool, size: tuple[int, int] | Non
     click.echo(f"{path}: {loaded.name}, {table['file_bytes']:,} bytes")
     click.echo(f"long side {loaded.default_size_px} pixels, score {table['default_score']} and above, stride {loaded.stride}")
     click.echo("anchors " + ", ".join(f"{w:.1f}x{h:.1f}" for w, h in loaded.head.anchors) + "\n")
-    columns = ("filters", "kernel", "pool", "weight bits", "input bits", "weight copies", "map copies", "weight bytes", "threshold bytes")
-    click.echo("stage  " + "  ".join(columns))
+    columns = ("filters", "kernel", "pool", "weight bits", "input bits", "weight copies", "map copies")
+    click.echo("stage  " + "  ".join(columns) + "      weights (in file)   thresholds (in file)")
     for number, stage in enumerate(stages, 1):
-        click.echo(f"{number:5}  " + "  ".join(f"{stage[column.replace(' ', '_')]:{len(column)}}" for column in columns))
-    totals = [sum(stage[key] for stage in stages) for key in ("weight_bytes", "threshold_bytes")]
-    click.echo(f"\n{totals[0]:,} bytes of weights, {totals[1]:,} of thresholds; the rest is header, anchors and the head's scales")
+        shape = "  ".join(f"{stage[column.replace(' ', '_')]:{len(column)}}" for column in columns)
+        held = [f"{stage[f'{what}_bytes']:>11,} {'(' + format(stage[f'{what}_file_bytes'], ',') + ')':>10}" for what in ("weight", "threshold")]
+        click.echo(f"{number:5}  {shape}  {held[0]} {held[1]}")
+    keys = ("weight_bytes", "weight_file_bytes", "threshold_bytes", "threshold_file_bytes")
+    weights, file_weights, thresholds, file_thresholds = (sum(stage[key] for stage in stages) for key in keys)
+    click.echo(f"\n{weights:,} bytes of weights are {file_weights:,} in the file, {thresholds:,} of thresholds {file_thresholds:,}")
+    click.echo("the rest of the file is header, anchors, records and the head's scales")
 
 
 def _memory(model: str, size_hw: tuple[int, int], photo_hw: tuple[int, int] | None, as_json: bool) -> None:
@@ -90,7 +97,8 @@ def _memory(model: str, size_hw: tuple[int, int], photo_hw: tuple[int, int] | No
         for part in mode["parts"]:
             stage = f"stage {part['stage']}" if part["stage"] else ""
             click.echo(f"  {part['what']:20} {stage:8} {part['bytes']:>12,}")
-    click.echo("\nNot counted: the photo, the packed file and its description in memory (about 5 KB), and the list of boxes.")
+    decoded = len(_core.Model(data).decoded)
+    click.echo(f"\nNot counted: the photo, the packed file, its description (about 5 KB) and what is decoded of it ({decoded:,} bytes), the boxes.")
 
 
 def _mode(model: Any, what: str, width: int, height: int, long: int, *, rows: bool) -> dict[str, Any]:
