@@ -61,7 +61,7 @@ def test_the_program_that_compares_maps_finds_differences(compiler: str, tmp_pat
     maps[-1] ^= 1
     vectors.write(path, [vectors.model_record(packed.to_bytes(model)), bytes(maps)])
     refused = subprocess.run([program, path], capture_output=True, text=True)
-    assert refused.returncode == 1 and "stage 3, channel 11" in refused.stderr
+    assert refused.returncode == 1 and "stage 4, channel 9" in refused.stderr
 
 
 def test_the_core_is_an_island() -> None:
