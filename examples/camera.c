@@ -3,8 +3,9 @@
  *     cc -std=c99 -O2 -Icore core/[a-z]*.c examples/camera.c -lm -o camera
  *     ./camera face.dnet < photo.ppm
  *
- * All memory is what stands here: the model's file and description, one row, the boxes, and 48 KB to work in, which are enough
- * for 640 pixels of width when nothing is resized. So the network sees the photo at its own size, 32 to 8192 pixels. */
+ * All memory is what stands here: the model's file, its description and what is decoded of it, one row, the boxes, and 48 KB to
+ * work in, which are enough for 640 pixels of width when nothing is resized. So the network sees the photo at its own size, 32 to
+ * 8192 pixels. */
 #include <stdio.h>
 #include "dupnet.h"
 

@@ -171,7 +171,7 @@ def _sums(stage: Stage) -> NDArray[np.int64]:
 
 
 def _slope(stage: Stage) -> int:
-    """How the first threshold rises with the sum of a filter's weights, in 256ths: the map's mean level, if it has one. By least squares."""
+    """How the first threshold rises with the sum of a filter's weights, in 256ths, by least squares: about the mean level of the map."""
     if stage.thresholds is None:
         return 0
     sums = _sums(stage) - _sums(stage).mean()
@@ -221,9 +221,9 @@ def stage_bytes(data: bytes) -> tuple[StageBytes, ...]:
 def _read(data: bytes) -> tuple[IntegerModel, tuple[StageBytes, ...]]:
     file = _Reader(data)
     file.check(len(data) >= HEADER_BYTES, "length of the file", len(data), f"at least {HEADER_BYTES}", at=0)
-    magic, version, stage_count, length, crc, image_channels, anchor_count, size, score, centre_scale, name_length, grid_channels, zeros = (
-        HEADER.unpack(file.take(HEADER_BYTES, "header"))
-    )
+    header = HEADER.unpack(file.take(HEADER_BYTES, "header"))
+    magic, version, stage_count, length, crc, image_channels, anchor_count, size, score, centre_scale, *rest = header
+    name_length, grid_channels, zeros = rest
     file.check(magic == MAGIC, "magic", magic, MAGIC, at=0)
     again = "; a model of version 1 must be converted again from its network (dupnet convert)" if version == 1 else ""
     file.check(version == VERSION, "format version", version, f"{VERSION}{again}", at=4)

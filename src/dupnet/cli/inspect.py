@@ -63,7 +63,9 @@ def command(model: str, as_json: bool, memory: bool, size: tuple[int, int] | Non
     click.echo("stage  " + "  ".join(columns) + "      weights (in file)   thresholds (in file)")
     for number, stage in enumerate(stages, 1):
         shape = "  ".join(f"{stage[column.replace(' ', '_')]:{len(column)}}" for column in columns)
-        held = [f"{stage[f'{what}_bytes']:>11,} {'(' + format(stage[f'{what}_file_bytes'], ',') + ')':>10}" for what in ("weight", "threshold")]
+        held = [
+            f"{stage[f'{what}_bytes']:>11,} {'(' + format(stage[f'{what}_file_bytes'], ',') + ')':>10}" for what in ("weight", "threshold")
+        ]
         click.echo(f"{number:5}  {shape}  {held[0]} {held[1]}")
     keys = ("weight_bytes", "weight_file_bytes", "threshold_bytes", "threshold_file_bytes")
     weights, file_weights, thresholds, file_thresholds = (sum(stage[key] for stage in stages) for key in keys)
@@ -98,7 +100,9 @@ def _memory(model: str, size_hw: tuple[int, int], photo_hw: tuple[int, int] | No
             stage = f"stage {part['stage']}" if part["stage"] else ""
             click.echo(f"  {part['what']:20} {stage:8} {part['bytes']:>12,}")
     decoded = len(_core.Model(data).decoded)
-    click.echo(f"\nNot counted: the photo, the packed file, its description (about 5 KB) and what is decoded of it ({decoded:,} bytes), the boxes.")
+    click.echo(
+        f"\nNot counted: the photo, the packed file, its description (about 5 KB) and what is decoded of it ({decoded:,} bytes), the boxes."
+    )
 
 
 def _mode(model: Any, what: str, width: int, height: int, long: int, *, rows: bool) -> dict[str, Any]:
