@@ -96,8 +96,12 @@ class IntegerModel:
 
 
 def spec_of(model: IntegerModel) -> ModelSpec:
-    """The spec that a model obeys, so that its cost can be counted."""
-    layers = (LayerSpec(s.filters, s.kernel, s.pool, s.weight_bits, s.input_bits, s.weight_copies, s.map_copies) for s in model.stages)
+    """The spec of the network that a model was made from, so that its cost can be counted: with the classes in the last layer."""
+    filters = [*(stage.filters for stage in model.stages[:-1]), model.head.channels]
+    layers = (
+        LayerSpec(count, s.kernel, s.pool, s.weight_bits, s.input_bits, s.weight_copies, s.map_copies)
+        for count, s in zip(filters, model.stages)
+    )
     return ModelSpec(model.name, tuple(layers), model.head, default_size_px=model.default_size_px, default_score=float(model.default_score))
 
 
