@@ -88,6 +88,13 @@ def test_scores_are_normalised_over_all_photos() -> None:
     assert wider.score(samples, table, low).ap_easy == 1
 
 
+def test_the_lowest_score_is_looked_for_from_one_down() -> None:
+    # From 1, B and the miss have 0.8007 and 0.8001 and pass a threshold together; from 1.5 they would have 0.6014 and 0.6002.
+    boxes = found((A, 2.0), (B, 1.8007), (NOWHERE, 1.8001), (NOWHERE, 1.5))
+    scores = wider.score([sample("p", [A, B])], difficulty(p=([0, 1], [0, 1], [0, 1])), [boxes])
+    assert scores.ap_easy == pytest.approx(1 / 2 + 1 / 2 * 2 / 3)
+
+
 def test_decimal_labels_are_edges_and_whole_ones_pixels() -> None:
     face, box = [10.0, 10, 14, 14], [12.0, 10, 16, 14]  # overlap 2 of 6 columns as edges, 3 of 7 as pixels
     one, two = np.array([face]), np.array([box])
