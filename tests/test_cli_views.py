@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -30,12 +31,12 @@ def test_detect_looks_as_often_as_it_is_told() -> None:
     assert json.loads(result.output)["faces"] == expected.to_list()
 
 
-def test_evaluate_says_how_often_it_looked(tiny_wider: Path) -> None:
+def test_evaluate_says_how_often_it_looked(tiny_wider: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(tiny_wider, tmp_path / "wider")
     table = {"0--Discs/%d.png" % n: {"easy": [0], "medium": [0, 1], "hard": [0, 1]} for n in range(8)}
-    (tiny_wider / "wider_face_split" / "val_difficulty.json").write_text(json.dumps(table))
-    arguments = ["evaluate", "dupnet-tinier-yolo", "--wider", str(tiny_wider), "--json", "--sizes", "64,128", "--flip"]
+    (root / "wider_face_split" / "val_difficulty.json").write_text(json.dumps(table))
+    arguments = ["evaluate", "dupnet-tinier-yolo", "--wider", str(root), "--json", "--sizes", "64,128", "--flip"]
     result = CliRunner().invoke(main, arguments)
-    (tiny_wider / "wider_face_split" / "val_difficulty.json").unlink()
     numbers = json.loads(result.output)
     assert (numbers["size"], numbers["flip"], numbers["vote"]) == ([64, 128], True, False)
 
