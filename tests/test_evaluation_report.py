@@ -288,6 +288,7 @@ def test_models_of_one_name_are_told_apart(evaluate: Callable[..., object], tmp_
         (["--detections", "x=missing"], 2, "expected NAME=PATH with a PATH that exists"),
         (["dupnet-tinier-yolo", "--plot", "x.pdf"], 1, "must end in one of .png .svg"),
         (["dupnet-tinier-yolo", "--report", "nowhere/x.html"], 1, "the folder nowhere does not exist"),
+        (["dupnet-tinier-yolo", "--report", "/dev/null"], 1, "/dev/null: exists and is no ordinary file"),
     ],
 )
 def test_what_cannot_work_is_told_before_the_photos_are_read(

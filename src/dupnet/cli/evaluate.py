@@ -148,6 +148,8 @@ def _check_pictures(report: Path | None, plots: Sequence[Path]) -> None:
     for path in (*plots, *([report] if report else [])):
         if not path.parent.is_dir():
             raise DataError(f"{path}: the folder {path.parent} does not exist")
+        if path.exists() and not path.is_file():  # writing replaces: of a device as of a file
+            raise DataError(f"{path}: exists and is no ordinary file")
 
 
 def _model(model: str, sizes: tuple[int, ...], flip: bool, vote: bool, score: float, iou: float | None, threads: int) -> Contender:
