@@ -23,10 +23,12 @@ enum {
     DN_MAX_KERNEL = 7
 };
 
-/* How a map of levels lies in memory: pixel by pixel, row-major. */
+/* How a map of levels lies in memory, row by row. */
 typedef enum dn_layout {
-    DN_PLANES, /* for each pixel input_bits planes of dn_bytes(channels) bytes; bits past the last channel are 0 */
-    DN_BYTES   /* for each pixel one byte a channel; the input map always lies so */
+    DN_PLANES, /* pixel by pixel: bits planes of dn_bytes(channels) bytes; bits past the last channel are 0 */
+    DN_BYTES,  /* pixel by pixel: one byte a channel; the input map always lies so */
+    DN_CODES4, /* for each row, planes of one byte a pixel with as many channels as fit in 4 bits, the first lowest */
+    DN_CODES6  /* the same, in 6 bits */
 } dn_layout;
 
 /* A stage on its way from one map to the next. */
@@ -45,8 +47,8 @@ typedef struct dn_kernels {
     const char *name;
     int (*runs_here)(void);
 
-    /* Of all maps of levels that these kernels write. */
-    dn_layout layout;
+    /* Of the map of levels that this stage writes and the next, stage + 1, reads. */
+    dn_layout (*layout)(const dn_stage *stage);
 
     /* The weights and thresholds in the order in which the kernels want them: bytes, and the work. Both are done once, when
      * the model is opened or when a call begins. `prepared` is aligned to DN_ALIGN. */
@@ -166,9 +168,15 @@ static inline void *dn_block(uint8_t *base, uint64_t *used, uint64_t bytes) {
 
 static inline size_t dn_bytes(size_t bits) { return (bits + 7) / 8; }
 
-/* Bytes of one pixel of a map of levels. */
+/* Channels in one byte of a map of codes. */
+static inline size_t dn_code_channels(size_t bits, dn_layout layout) { return (layout == DN_CODES4 ? 4 : 6) / bits; }
+
+/* Bytes of a map of levels, divided by its pixels. */
 static inline uint64_t dn_pixel_bytes(size_t bits, size_t channels, dn_layout layout) {
-    return layout == DN_BYTES ? channels : (uint64_t)bits * dn_bytes(channels);
+    if (layout == DN_PLANES) return (uint64_t)bits * dn_bytes(channels);
+    if (layout == DN_BYTES) return channels;
+    size_t together = dn_code_channels(bits, layout);
+    return (channels + together - 1) / together;
 }
 
 static inline size_t dn_min(size_t a, size_t b) { return a < b ? a : b; }

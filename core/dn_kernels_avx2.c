@@ -9,13 +9,14 @@ static int runs_here(void) { return dn_x86_has(DN_AVX2); }
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
 #else
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" /* false alarms within immintrin.h, as C++ */
+#pragma GCC diagnostic ignored "-Wuninitialized" /* false alarms within immintrin.h, as C++ */
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC push_options
 #pragma GCC target("avx2")
 #endif
 #include <immintrin.h>
 
-enum { LANES = 32, GROUP = 4, TABLE = 16 };
+enum { LANES = 32, GROUP = 4, TABLE = 16, TOGETHER = 2 };
 typedef __m256i vec;
 
 static inline vec v_zero(void) { return _mm256_setzero_si256(); }
@@ -35,11 +36,10 @@ static inline vec v_pairs(vec x, vec w) { return _mm256_maddubs_epi16(x, w); }
 static inline vec v_or(vec a, vec b) { return _mm256_or_si256(a, b); }
 static inline vec v_low_byte(vec a) { return _mm256_and_si256(a, _mm256_set1_epi16(0x00ff)); }
 static inline vec v_high_byte(vec a) { return _mm256_and_si256(a, _mm256_set1_epi16(-0x100)); }
-static inline vec v_interleave16_low(vec a, vec b) { return _mm256_unpacklo_epi16(a, b); }
-static inline vec v_interleave16_high(vec a, vec b) { return _mm256_unpackhi_epi16(a, b); }
-static inline vec v_interleave32_low(vec a, vec b) { return _mm256_unpacklo_epi32(a, b); }
-static inline vec v_interleave32_high(vec a, vec b) { return _mm256_unpackhi_epi32(a, b); }
 static inline vec v_count(vec n, vec a, vec t) { return _mm256_sub_epi16(n, _mm256_cmpgt_epi16(a, t)); }
+static inline void v_store_half(uint8_t *p, vec a) {
+    _mm_storeu_si128((__m128i *)(void *)p, _mm_packus_epi16(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1)));
+}
 
 static inline void v_store_levels(uint8_t *p, vec a, size_t n) {
     __m128i levels = _mm_packus_epi16(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
@@ -69,6 +69,7 @@ static inline void fill_tables(const uint8_t *x, size_t stride, size_t columns, 
         }
 }
 
+#include "dn_kernels_pixels.h"
 #include "dn_kernels_first.h"
 #include "dn_kernels_lookup.h"
 
@@ -78,5 +79,5 @@ static inline void fill_tables(const uint8_t *x, size_t stride, size_t columns, 
 #pragma GCC pop_options
 #endif
 
-const dn_kernels dn_kernels_avx2 = {"avx2", runs_here, DN_BYTES, prepared_bytes, prepare, scratch_bytes, conv_rows};
+const dn_kernels dn_kernels_avx2 = {"avx2", runs_here, layout, prepared_bytes, prepare, scratch_bytes, conv_rows};
 #endif

@@ -9,13 +9,14 @@ static int runs_here(void) { return dn_x86_has(DN_AVX512 | DN_AVX512_VBMI); }
 #ifdef __clang__
 #pragma clang attribute push(__attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi"))), apply_to = function)
 #else
-#pragma GCC diagnostic ignored "-Wmaybe-uninitialized" /* false alarms within immintrin.h, as C++ */
+#pragma GCC diagnostic ignored "-Wuninitialized" /* false alarms within immintrin.h, as C++ */
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,avx512vbmi")
 #endif
 #include <immintrin.h>
 
-enum { LANES = 64, GROUP = 6, TABLE = 64 };
+enum { LANES = 64, GROUP = 6, TABLE = 64, TOGETHER = 4 };
 typedef __m512i vec;
 
 static inline vec v_zero(void) { return _mm512_setzero_si512(); }
@@ -35,11 +36,8 @@ static inline vec v_pairs(vec x, vec w) { return _mm512_maddubs_epi16(x, w); }
 static inline vec v_or(vec a, vec b) { return _mm512_or_si512(a, b); }
 static inline vec v_low_byte(vec a) { return _mm512_and_si512(a, _mm512_set1_epi16(0x00ff)); }
 static inline vec v_high_byte(vec a) { return _mm512_and_si512(a, _mm512_set1_epi16(-0x100)); }
-static inline vec v_interleave16_low(vec a, vec b) { return _mm512_unpacklo_epi16(a, b); }
-static inline vec v_interleave16_high(vec a, vec b) { return _mm512_unpackhi_epi16(a, b); }
-static inline vec v_interleave32_low(vec a, vec b) { return _mm512_unpacklo_epi32(a, b); }
-static inline vec v_interleave32_high(vec a, vec b) { return _mm512_unpackhi_epi32(a, b); }
 static inline vec v_count(vec n, vec a, vec t) { return _mm512_mask_add_epi16(n, _mm512_cmpgt_epi16_mask(a, t), n, _mm512_set1_epi16(1)); }
+static inline void v_store_half(uint8_t *p, vec a) { _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi16_epi8(a)); }
 
 static inline void v_store_levels(uint8_t *p, vec a, size_t n) {
     __m256i levels = _mm512_cvtepi16_epi8(a);
@@ -81,6 +79,7 @@ static inline void fill_tables(const uint8_t *x, size_t stride, size_t columns, 
         }
 }
 
+#include "dn_kernels_pixels.h"
 #include "dn_kernels_first.h"
 #include "dn_kernels_lookup.h"
 
@@ -90,5 +89,5 @@ static inline void fill_tables(const uint8_t *x, size_t stride, size_t columns, 
 #pragma GCC pop_options
 #endif
 
-const dn_kernels dn_kernels_avx512vbmi = {"avx512vbmi", runs_here, DN_BYTES, prepared_bytes, prepare, scratch_bytes, conv_rows};
+const dn_kernels dn_kernels_avx512vbmi = {"avx512vbmi", runs_here, layout, prepared_bytes, prepare, scratch_bytes, conv_rows};
 #endif

@@ -9,9 +9,9 @@
  * is exact. Weights above 64, other kernels than 3 and maps that are not pooled are left to the portable kernels.
  *
  * The including file defines, beside the names of dn_kernels_lookup.h: v_pairs(x, w) (bytes times signed bytes, pairs added), v_or,
- * v_low_byte(a) and v_high_byte(a) (16-bit a & 0xff, a & 0xff00), v_interleave16_low/high and v_interleave32_low/high (within 128 bits). */
+ * v_low_byte(a) and v_high_byte(a) (16-bit a & 0xff, a & 0xff00). */
 
-enum { HALF = LANES / 2, PAIRS = 14, EIGHT = 8 };
+enum { PAIRS = 14, THIRDS = 5 };
 
 /* Three shuffles of each 16 bytes put 16 pixels' reds (greens, blues) in order: byte 3 p + channel to place p. */
 static void split_pixels(const uint8_t *row, size_t columns, uint8_t *planes, size_t pitch) {
@@ -40,10 +40,11 @@ static void split_pixels(const uint8_t *row, size_t columns, uint8_t *planes, si
 typedef struct first_stage {
     size_t pitch;              /* of a plane's row */
     uint8_t *rows;             /* [4][3][pitch] */
-    uint8_t *thirds;           /* [2 rows][2 parities][5][LANES] */
+    uint8_t *thirds;           /* [2 rows][2 parities][THIRDS][pitch] */
     const int8_t *weights;     /* [filters][PAIRS][LANES], two repeated */
     const int16_t *thresholds; /* [filters][count], less 1 */
     size_t count;
+    uint8_t *levels;           /* [filters][HALF], and room for the odd one */
 } first_stage;
 
 static int first_covers(const dn_stage *stage) {
@@ -61,11 +62,12 @@ static uint64_t first_prepared(const dn_stage *stage, const void *prepared, firs
     return used;
 }
 
-static uint64_t first_scratch(size_t columns, uint8_t *scratch, first_stage *w) {
+static uint64_t first_scratch(const dn_stage *stage, size_t columns, uint8_t *scratch, first_stage *w) {
     uint64_t used = 0;
     w->pitch = (columns + LANES - 1) / LANES * LANES + LANES;
     w->rows = (uint8_t *)dn_block(scratch, &used, 4 * 3 * (uint64_t)w->pitch);
-    w->thirds = (uint8_t *)dn_block(scratch, &used, 2 * 2 * 5 * LANES);
+    w->thirds = (uint8_t *)dn_block(scratch, &used, 2 * 2 * THIRDS * (uint64_t)w->pitch);
+    w->levels = (uint8_t *)dn_block(scratch, &used, pixel_levels_bytes(stage));
     return used;
 }
 
@@ -74,9 +76,9 @@ static uint64_t first_prepared_bytes(const dn_stage *stage) {
     return first_prepared(stage, NULL, &w);
 }
 
-static uint64_t first_scratch_bytes(size_t columns) {
+static uint64_t first_scratch_bytes(const dn_stage *stage, size_t columns) {
     first_stage w;
-    return first_scratch(columns, NULL, &w);
+    return first_scratch(stage, columns, NULL, &w);
 }
 
 /* W of all copies of channel t at one place of the kernel. */
@@ -123,50 +125,49 @@ static void first_fill_row(const dn_conv *conv, const first_stage *w, size_t y) 
     if (y >= 1 && y - 1 < conv->rows) split_pixels(conv->in + (y - 1) * 3 * conv->columns, conv->columns, rows + 1, w->pitch);
 }
 
-/* Pair the third places of LANES columns for conv row y. */
-static void first_fill_thirds(const first_stage *w, size_t y, size_t x, uint8_t *out) {
-    const uint8_t *a = w->rows + y % 4 * 3 * w->pitch + x + 2, *b = w->rows + (y + 1) % 4 * 3 * w->pitch + x + 2;
-    const uint8_t *c = w->rows + (y + 2) % 4 * 3 * w->pitch + x + 2;
-    const uint8_t *const pairs[5][2] = {{a, b}, {a + w->pitch, b + w->pitch}, {a + 2 * w->pitch, b + 2 * w->pitch}, {c, c + w->pitch}, {c + 2 * w->pitch, c}};
-    for (size_t i = 0; i < 5; i++) {
-        vec p = v_load(pairs[i][0]), q = v_load(pairs[i][1]);
-        v_store(out + i * LANES, v_or(v_low_byte(p), v_low(q)));
-        v_store(out + (5 + i) * LANES, v_or(v_high(p), v_high_byte(q)));
+/* Pair the third places for conv row y of a pool's two. */
+static void first_fill_thirds(const first_stage *w, size_t columns, size_t y) {
+    size_t pitch = w->pitch;
+    const uint8_t *a = w->rows + y % 4 * 3 * pitch + 2, *b = w->rows + (y + 1) % 4 * 3 * pitch + 2, *c = w->rows + (y + 2) % 4 * 3 * pitch + 2;
+    const uint8_t *const pairs[THIRDS][2] = {{a, b}, {a + pitch, b + pitch}, {a + 2 * pitch, b + 2 * pitch}, {c, c + pitch}, {c + 2 * pitch, c}};
+    for (size_t i = 0; i < THIRDS; i++) {
+        uint8_t *even = w->thirds + (y % 2 * 2 * THIRDS + i) * pitch, *odd = even + THIRDS * pitch;
+        for (size_t x = 0; x < columns; x += LANES) {
+            vec p = v_load(pairs[i][0] + x), q = v_load(pairs[i][1] + x);
+            v_store(even + x, v_or(v_low_byte(p), v_low(q)));
+            v_store(odd + x, v_or(v_high(p), v_high_byte(q)));
+        }
     }
 }
 
-/* Pooled sums of filters f and f + 1 at columns x .. x + LANES - 1; y is the first of the four rows. */
-static inline void first_sums(const first_stage *w, size_t f, size_t y, size_t x, vec *even, vec *odd) {
+/* Where the pairs lie at column 0, for even and odd columns of the first conv row and of the second; y is the first of four rows. */
+static void first_fill_places(const first_stage *w, size_t y, const uint8_t *places[PAIRS][4]) {
+    for (size_t i = 0; i < 9; i++) {
+        const uint8_t *above = w->rows + ((y + i / 3) % 4 * 3 + i % 3) * w->pitch, *below = w->rows + ((y + i / 3 + 1) % 4 * 3 + i % 3) * w->pitch;
+        places[i][0] = above;
+        places[i][1] = above + 1;
+        places[i][2] = below;
+        places[i][3] = below + 1;
+    }
+    for (size_t i = 9; i < PAIRS; i++)
+        for (size_t j = 0; j < 4; j++) places[i][j] = w->thirds + (j * THIRDS + i - 9) * w->pitch;
+}
+
+/* Pooled sums of filters f and f + 1 at columns x .. x + LANES - 1. */
+static inline void first_sums(const first_stage *w, const uint8_t *const places[PAIRS][4], size_t f, size_t x, vec *even, vec *odd) {
     vec s[8];
     const int8_t *weights = w->weights + f * PAIRS * LANES;
     for (size_t i = 0; i < 8; i++) s[i] = v_zero();
-#define ADD_PAIRS(i, from)                                    \
-    {                                                         \
-        const vec x_##i = v_load(from);                       \
-        s[i] = v_add16(s[i], v_pairs(x_##i, w0));             \
-        s[4 + i] = v_add16(s[4 + i], v_pairs(x_##i, w1));     \
-    }
-    for (size_t i = 0; i < 3; i++) {
-        const uint8_t *above = w->rows + (y + i) % 4 * 3 * w->pitch + x, *below = w->rows + (y + i + 1) % 4 * 3 * w->pitch + x;
-        for (size_t c = 0; c < 3; c++, weights += LANES, above += w->pitch, below += w->pitch) {
-            const vec w0 = v_load(weights), w1 = v_load(weights + PAIRS * LANES);
-            ADD_PAIRS(0, above) ADD_PAIRS(1, above + 1) ADD_PAIRS(2, below) ADD_PAIRS(3, below + 1)
+    for (size_t pair = 0; pair < PAIRS; pair++, weights += LANES) {
+        const vec w0 = v_load(weights), w1 = v_load(weights + PAIRS * LANES);
+        for (size_t i = 0; i < 4; i++) {
+            const vec values = v_load(places[pair][i] + x);
+            s[i] = v_add16(s[i], v_pairs(values, w0));
+            s[4 + i] = v_add16(s[4 + i], v_pairs(values, w1));
         }
     }
-    for (size_t i = 0; i < 5; i++, weights += LANES) {
-        const vec w0 = v_load(weights), w1 = v_load(weights + PAIRS * LANES);
-        const uint8_t *from = w->thirds + i * LANES;
-        ADD_PAIRS(0, from) ADD_PAIRS(1, from + 5 * LANES) ADD_PAIRS(2, from + 10 * LANES) ADD_PAIRS(3, from + 15 * LANES)
-    }
-#undef ADD_PAIRS
     *even = v_max16(v_max16(s[0], s[1]), v_max16(s[2], s[3]));
     *odd = v_max16(v_max16(s[4], s[5]), v_max16(s[6], s[7]));
-}
-
-static inline vec first_levels(const first_stage *w, size_t f, vec sum) {
-    vec level = v_zero();
-    for (size_t i = 0; i < w->count; i++) level = v_count(level, sum, v_all16((uint16_t)w->thresholds[f * w->count + i]));
-    return level;
 }
 
 static void first_conv_rows(const dn_conv *conv, size_t begin, size_t end, void *scratch) {
@@ -174,40 +175,22 @@ static void first_conv_rows(const dn_conv *conv, size_t begin, size_t end, void 
     size_t filters = stage->filters, columns = conv->columns / 2;
     first_stage w;
     first_prepared(stage, conv->prepared, &w);
-    first_scratch(conv->columns, (uint8_t *)scratch, &w);
+    first_scratch(stage, conv->columns, (uint8_t *)scratch, &w);
     size_t made = 2 * begin;
     for (size_t y = begin; y < end; y++) {
         for (; made < 2 * y + 4; made++) first_fill_row(conv, &w, made);
+        const uint8_t *places[PAIRS][4];
+        first_fill_thirds(&w, conv->columns, 2 * y);
+        first_fill_thirds(&w, conv->columns, 2 * y + 1);
+        first_fill_places(&w, 2 * y, places);
         for (size_t x = 0; x < columns; x += HALF) {
-            first_fill_thirds(&w, 2 * y, 2 * x, w.thirds);
-            first_fill_thirds(&w, 2 * y + 1, 2 * x, w.thirds + 10 * LANES);
-            for (size_t f = 0; f < filters; f += EIGHT) {
-                size_t some = dn_min(EIGHT, filters - f), valid = dn_min(HALF, columns - x);
-                vec two[EIGHT / 2], levels[4];
-                uint8_t bytes[4][LANES], *out = (uint8_t *)conv->out + (y * columns + x) * filters + f;
-                for (size_t i = 0; i < EIGHT / 2; i++) {
-                    vec even, odd;
-                    two[i] = v_zero();
-                    if (2 * i >= some) continue;
-                    first_sums(&w, f + 2 * i, 2 * y, 2 * x, &even, &odd);
-                    two[i] = v_or(first_levels(&w, f + 2 * i, even), v_low(first_levels(&w, f + 2 * i + 1, odd)));
-                }
-                /* 128 bits of two[i] are 8 pixels' levels of two filters; of levels[i] two pixels' levels of eight filters. */
-                vec low = v_interleave16_low(two[0], two[1]), low_2 = v_interleave16_low(two[2], two[3]);
-                vec high = v_interleave16_high(two[0], two[1]), high_2 = v_interleave16_high(two[2], two[3]);
-                levels[0] = v_interleave32_low(low, low_2);
-                levels[1] = v_interleave32_high(low, low_2);
-                levels[2] = v_interleave32_low(high, high_2);
-                levels[3] = v_interleave32_high(high, high_2);
-                for (size_t i = 0; i < 4; i++) v_store(bytes[i], levels[i]);
-                for (size_t p = 0; p < valid; p++, out += filters) {
-                    const uint8_t *from = bytes[p / 2 % 4] + p / 8 * 16 + p % 2 * 8;
-                    if (some == EIGHT)
-                        memcpy(out, from, EIGHT);
-                    else
-                        memcpy(out, from, some);
-                }
+            for (size_t f = 0; f < filters; f += 2) {
+                vec even, odd;
+                first_sums(&w, (const uint8_t *const(*)[4])places, f, 2 * x, &even, &odd);
+                v_store_half(w.levels + f * HALF, pixel_levels(w.thresholds + f * w.count, w.count, even));
+                v_store_half(w.levels + (f + 1) * HALF, pixel_levels(w.thresholds + (f + 1) * w.count, w.count, odd));
             }
+            pixel_store(conv, w.levels, dn_min(HALF, columns - x), y, x);
         }
     }
 }

@@ -47,6 +47,7 @@ typedef struct lookup {
     uint16_t *totals;          /* [ring][pitch], sum of X over the channels of each pixel */
     uint16_t *window;          /* [pool][pitch], times * zero * copies * sum of X under the kernel */
     uint16_t *sums;            /* [pool][BLOCK][sums_pitch] */
+    uint8_t *line;             /* [columns / pool][filters], the output row as bytes: in the map, or made codes of later */
     const uint8_t *weights;    /* [lanes / LANES][kernel][groups][kernel][LANES], GROUP bits each */
     const int16_t *thresholds; /* [chunks][count][HALF], less 1 */
 } lookup;
@@ -64,6 +65,12 @@ static size_t lookup_gcd(size_t a, size_t b) {
 static int lookup_covers(const dn_stage *stage) {
     size_t g = lookup_gcd(stage->in_channels, stage->stored_channels);
     return stage->accumulator_max < INT16_MAX && GROUP * (stage->in_channels / g) * (((size_t)1 << stage->input_bits) - 1) <= 255;
+}
+
+/* Look-ups of vectors a pixel. */
+static size_t lookup_cost(const dn_stage *stage) {
+    size_t g = lookup_gcd(stage->in_channels, stage->stored_channels), lanes = stage->weight_bits * (stage->stored_channels / g) * stage->filters;
+    return (size_t)stage->kernel * stage->kernel * ((g + GROUP - 1) / GROUP) * ((lanes + LANES - 1) / LANES);
 }
 
 static void lookup_shape(const dn_stage *stage, lookup *w) {
@@ -98,6 +105,7 @@ static uint64_t lookup_scratch(const dn_stage *stage, size_t columns, uint8_t *s
     w->totals = (uint16_t *)dn_block(scratch, &used, (uint64_t)w->ring * w->pitch * sizeof(uint16_t));
     w->window = (uint16_t *)dn_block(scratch, &used, (uint64_t)stage->pool * w->pitch * sizeof(uint16_t));
     w->sums = (uint16_t *)dn_block(scratch, &used, ((uint64_t)stage->pool * BLOCK * w->sums_pitch + LANES) * sizeof(uint16_t));
+    w->line = (uint8_t *)dn_block(scratch, &used, (uint64_t)columns / stage->pool * stage->filters);
     return used;
 }
 
@@ -293,7 +301,7 @@ static void lookup_finish(const dn_conv *conv, const lookup *w, size_t valid, si
                 const int16_t *t = w->thresholds + chunk * w->count * HALF;
                 vec level = v_zero();
                 for (size_t i = 0; i < w->count; i++, t += HALF) level = v_count(level, sum, v_load(t));
-                v_store_levels((uint8_t *)conv->out + (y * columns + x + p / pool) * filters + f, level, some);
+                v_store_levels(w->line + (x + p / pool) * filters + f, level, some);
             } else {
                 int16_t values[HALF];
                 v_store(values, sum);
@@ -302,6 +310,19 @@ static void lookup_finish(const dn_conv *conv, const lookup *w, size_t valid, si
             }
         }
     }
+}
+
+/* A row of bytes into the map as codes; no shape that matters needs it to be fast. */
+static void lookup_store_codes(const dn_conv *conv, const uint8_t *line, size_t y) {
+    size_t bits = conv->stage->output_bits, filters = conv->stage->filters, columns = conv->columns / conv->stage->pool;
+    size_t together = dn_code_channels(bits, conv->out_layout), codes = (filters + together - 1) / together;
+    uint8_t *out = (uint8_t *)conv->out + y * codes * columns;
+    memset(out, 0, codes * columns);
+    for (size_t x = 0; x < columns; x++)
+        for (size_t f = 0; f < filters; f++) {
+            uint8_t *code = out + f / together * columns + x;
+            *code = (uint8_t)(*code | line[x * filters + f] << f % together * bits);
+        }
 }
 
 static uint64_t lookup_scratch_bytes(const dn_stage *stage, size_t columns) {
@@ -325,12 +346,14 @@ static void lookup_conv_rows(const dn_conv *conv, size_t first, size_t last, voi
     lookup_scratch(stage, columns, (uint8_t *)scratch, &w);
     size_t steps = 255 / (GROUP * w.x_max), is_3 = kernel == 3 && steps >= 3;
     const uint8_t *slots[2 * DN_MAX_KERNEL];
+    int codes = stage->output_bits && conv->out_layout != DN_BYTES;
     size_t made = first * pool; /* rows, counted from the border above the map */
     for (size_t y = first; y < last; y++) {
         for (; made < y * pool + w.ring; made++) {
             const uint8_t *row = made >= border && made - border < conv->rows ? conv->in + (made - border) * columns * stage->in_channels : NULL;
             lookup_fill_row(conv, &w, row, made % w.ring);
         }
+        if (!codes) w.line = (uint8_t *)conv->out + y * (columns / pool) * stage->filters;
         for (size_t i = 0; i < pool; i++) lookup_fill_window(stage, &w, columns, y * pool + i, w.window + i * w.pitch);
         for (size_t x = 0; x < columns; x += BLOCK) {
             for (size_t i = 0; i < w.ring; i++) slots[i] = w.tables + ((y * pool + i) % w.ring * w.groups * w.pitch + x) * TABLE;
@@ -345,6 +368,7 @@ static void lookup_conv_rows(const dn_conv *conv, size_t first, size_t last, voi
                 }
             lookup_finish(conv, &w, dn_min(BLOCK, columns - x), y, x / pool);
         }
+        if (codes) lookup_store_codes(conv, w.line, y);
     }
 }
 
@@ -354,32 +378,54 @@ static void lookup_conv_rows(const dn_conv *conv, size_t first, size_t last, voi
 #undef STORE
 #undef ADD
 
-/* The functions of the kernel table: the first stage, others, and what neither covers. */
+/* The functions of the kernel table. Four ways to compute a stage, by its shape alone: */
+typedef enum way { FIRST, PIXELS, LOOKUP, PORTABLE } way;
+
+static way way_of(const dn_stage *stage) {
+    if (first_covers(stage)) return FIRST;
+    if (pixels_cover(stage) && !(lookup_covers(stage) && lookup_cost(stage) < pixels_cost(stage))) return PIXELS;
+    return lookup_covers(stage) ? LOOKUP : PORTABLE;
+}
+
+static dn_layout layout(const dn_stage *stage) {
+    if (way_of(stage + 1) != PIXELS) return DN_BYTES;
+    return TABLE == 16 ? DN_CODES4 : DN_CODES6;
+}
 
 static uint64_t prepared_bytes(const dn_stage *stage) {
-    if (first_covers(stage)) return first_prepared_bytes(stage);
-    return lookup_covers(stage) ? lookup_prepared_bytes(stage) : dn_kernels_portable.prepared_bytes(stage);
+    switch (way_of(stage)) {
+        case FIRST: return first_prepared_bytes(stage);
+        case PIXELS: return pixels_prepared_bytes(stage);
+        case LOOKUP: return lookup_prepared_bytes(stage);
+        case PORTABLE: break;
+    }
+    return dn_kernels_portable.prepared_bytes(stage);
 }
 
 static void prepare(const dn_stage *stage, void *prepared) {
-    if (first_covers(stage))
-        first_prepare(stage, prepared);
-    else if (lookup_covers(stage))
-        lookup_prepare(stage, prepared);
-    else
-        dn_kernels_portable.prepare(stage, prepared);
+    switch (way_of(stage)) {
+        case FIRST: first_prepare(stage, prepared); break;
+        case PIXELS: pixels_prepare(stage, prepared); break;
+        case LOOKUP: lookup_prepare(stage, prepared); break;
+        case PORTABLE: dn_kernels_portable.prepare(stage, prepared); break;
+    }
 }
 
 static uint64_t scratch_bytes(const dn_stage *stage, size_t columns) {
-    if (first_covers(stage)) return first_scratch_bytes(columns);
-    return lookup_covers(stage) ? lookup_scratch_bytes(stage, columns) : dn_kernels_portable.scratch_bytes(stage, columns);
+    switch (way_of(stage)) {
+        case FIRST: return first_scratch_bytes(stage, columns);
+        case PIXELS: return pixels_scratch_bytes(stage, columns);
+        case LOOKUP: return lookup_scratch_bytes(stage, columns);
+        case PORTABLE: break;
+    }
+    return dn_kernels_portable.scratch_bytes(stage, columns);
 }
 
 static void conv_rows(const dn_conv *conv, size_t first, size_t last, void *scratch) {
-    if (first_covers(conv->stage))
-        first_conv_rows(conv, first, last, scratch);
-    else if (lookup_covers(conv->stage))
-        lookup_conv_rows(conv, first, last, scratch);
-    else
-        dn_kernels_portable.conv_rows(conv, first, last, scratch);
+    switch (way_of(conv->stage)) {
+        case FIRST: first_conv_rows(conv, first, last, scratch); break;
+        case PIXELS: pixels_conv_rows(conv, first, last, scratch); break;
+        case LOOKUP: lookup_conv_rows(conv, first, last, scratch); break;
+        case PORTABLE: dn_kernels_portable.conv_rows(conv, first, last, scratch); break;
+    }
 }

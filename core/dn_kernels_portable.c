@@ -71,14 +71,18 @@ static void fill_offsets(const dn_stage *stage, work *w) {
 }
 
 /* X of one row of the map; `row` is NULL above and below it, where zeros stand. */
-static void unpack_row(const dn_stage *stage, const work *w, const uint8_t *row, dn_layout layout, size_t columns, int16_t *out) {
+static void unpack_row(const dn_stage *stage, const work *w, const uint8_t *row, dn_layout lies, size_t columns, int16_t *out) {
     size_t plane = dn_bytes(stage->in_channels), planes = stage->input_bits;
     memset(out, 0, w->channels * w->pitch * sizeof *out);
     if (!row) return;
     for (size_t c = 0; c < stage->in_channels; c++) {
         int16_t *to = out + c % w->channels * w->pitch + stage->kernel / 2;
-        if (layout == DN_BYTES) {
+        if (lies == DN_BYTES) {
             for (size_t x = 0; x < columns; x++) to[x] = (int16_t)(to[x] + row[x * stage->in_channels + c]);
+        } else if (lies != DN_PLANES) {
+            size_t together = dn_code_channels(planes, lies), shift = c % together * planes;
+            const uint8_t *from = row + c / together * columns;
+            for (size_t x = 0; x < columns; x++) to[x] = (int16_t)(to[x] + (from[x] >> shift & ((1 << planes) - 1)));
         } else {
             const uint8_t *from = row + c / 8;
             unsigned bit = c % 8;
@@ -166,6 +170,15 @@ static void write_group(const dn_conv *conv, const uint8_t *levels, size_t first
             for (size_t f = 0; f < group; f++) out[f] = levels[f * columns + x];
         return;
     }
+    if (conv->out_layout != DN_PLANES) {
+        size_t bits = stage->output_bits, together = dn_code_channels(bits, conv->out_layout);
+        for (size_t f = 0; f < group; f++, levels += columns) {
+            uint8_t *code = out + (first + f) / together * columns;
+            size_t place = (first + f) % together;
+            for (size_t x = 0; x < columns; x++) code[x] = (uint8_t)((place ? code[x] : 0) | levels[x] << place * bits);
+        }
+        return;
+    }
     size_t plane = dn_bytes(stage->filters);
     out += first / 8;
     for (size_t x = 0; x < columns; x++)
@@ -232,4 +245,9 @@ static void prepare(const dn_stage *stage, void *prepared) {
 
 static int runs_here(void) { return 1; }
 
-const dn_kernels dn_kernels_portable = {"portable", runs_here, DN_PLANES, prepared_bytes, prepare, scratch_bytes, conv_rows};
+static dn_layout layout(const dn_stage *stage) {
+    (void)stage;
+    return DN_PLANES;
+}
+
+const dn_kernels dn_kernels_portable = {"portable", runs_here, layout, prepared_bytes, prepare, scratch_bytes, conv_rows};

@@ -28,7 +28,7 @@ static uint64_t map_bytes(const dn_model *model, int i, size_t rows, size_t colu
     uint64_t cells = (uint64_t)rows * columns;
     for (int s = 0; s < i; s++) cells /= (uint64_t)model->stages[s].pool * model->stages[s].pool;
     if (!stage->output_bits) return whole ? cells * stage->filters * sizeof(int32_t) : 0;
-    return cells * dn_pixel_bytes(stage->output_bits, stage->filters, model->kernels->layout) + DN_SLACK;
+    return cells * dn_pixel_bytes(stage->output_bits, stage->filters, model->kernels->layout(stage)) + DN_SLACK;
 }
 
 /* Bytes of all stages' prepared weights, each in a block of its own; do the work if there is memory. */
@@ -106,6 +106,7 @@ static void run_stages(const dn_model *model, const plan *p, const uint8_t *inpu
     const uint8_t *in = input, *prepared = model->prepared;
     size_t map_rows = rows, map_columns = columns;
     uint64_t at = 0; /* of the stage's prepared weights */
+    dn_layout before = DN_BYTES;
     if (!prepared) {
         prepare(model, arena + p->maps + p->scratch);
         prepared = arena + p->maps + p->scratch;
@@ -115,8 +116,8 @@ static void run_stages(const dn_model *model, const plan *p, const uint8_t *inpu
         uint64_t used = 0;
         dn_block(NULL, &used, map_bytes(model, i + 1, rows, columns, p->whole));
         void *out = !stage->output_bits ? (void *)grid : (i + 1) % 2 ? arena + (p->maps - used) : arena;
-        dn_layout layout = model->kernels->layout;
-        stage_job job = {model->kernels, {stage, in, out, prepared + at, map_rows, map_columns, i ? layout : DN_BYTES, layout},
+        dn_layout layout = stage->output_bits ? model->kernels->layout(stage) : DN_PLANES;
+        stage_job job = {model->kernels, {stage, in, out, prepared + at, map_rows, map_columns, before, layout},
                          arena + p->maps, (size_t)p->scratch_step, dn_min(p->workers, map_rows / stage->pool)};
         dn_block(NULL, &at, model->kernels->prepared_bytes(stage));
         share(workers, job.parts, stage_task, &job);
@@ -125,6 +126,7 @@ static void run_stages(const dn_model *model, const plan *p, const uint8_t *inpu
         dn_map map = {out, i, stage->output_bits, (int)layout, stage->filters, map_rows, map_columns};
         if (tap) tap(tap_context, &map);
         in = (const uint8_t *)out;
+        before = layout;
     }
 }
 
@@ -282,6 +284,11 @@ dn_status dn_model_prepare(dn_model *model, void *memory, size_t bytes) {
 int32_t dn_map_value(const dn_map *map, size_t channel, size_t row, size_t column) {
     size_t pixel = row * map->columns + column, plane = dn_bytes(map->channels);
     if (!map->bits) return ((const int32_t *)map->data)[channel * map->rows * map->columns + pixel];
+    if (map->layout == DN_CODES4 || map->layout == DN_CODES6) {
+        size_t together = dn_code_channels((size_t)map->bits, (dn_layout)map->layout), codes = (map->channels + together - 1) / together;
+        const uint8_t *code = (const uint8_t *)map->data + (row * codes + channel / together) * map->columns + column;
+        return *code >> channel % together * (size_t)map->bits & ((1 << map->bits) - 1);
+    }
     if (map->layout == DN_BYTES) return ((const uint8_t *)map->data)[pixel * map->channels + channel];
     const uint8_t *byte = (const uint8_t *)map->data + pixel * (size_t)map->bits * plane + channel / 8;
     int32_t level = 0;
