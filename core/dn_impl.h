@@ -71,6 +71,7 @@ extern const dn_kernels dn_kernels_portable;
 extern const dn_kernels dn_kernels_avx2, dn_kernels_avx512, dn_kernels_avx512vbmi;
 enum { DN_AVX2 = 1, DN_AVX512 = 2 /* F, BW, DQ, VL */, DN_AVX512_VBMI = 4 };
 int dn_x86_has(int features); /* all of them, and the system keeps their registers */
+#define DN_NOINLINE __attribute__((noinline)) /* of hot loops: alone they get the registers */
 #endif
 
 /* The fastest kernels that run here, or those of that name; NULL if there are none. */

@@ -16,7 +16,9 @@ static int runs_here(void) { return dn_x86_has(DN_AVX2); }
 #endif
 #include <immintrin.h>
 
-enum { LANES = 32, GROUP = 4, TABLE = 16, TOGETHER = 2 };
+enum { LANES = 32, GROUP = 4, TABLE = 16, TOGETHER = 4 };
+#define EACH_FILTER(do) do(0) do(1) do(2) do(3)
+#define V_KEEP(a) __asm__("" : "+x"(a))
 typedef __m256i vec;
 
 static inline vec v_zero(void) { return _mm256_setzero_si256(); }

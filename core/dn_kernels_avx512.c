@@ -17,6 +17,8 @@ static int runs_here(void) { return dn_x86_has(DN_AVX512); }
 #include <immintrin.h>
 
 enum { LANES = 64, GROUP = 4, TABLE = 16, TOGETHER = 4 };
+#define EACH_FILTER(do) do(0) do(1) do(2) do(3)
+#define V_KEEP(a) __asm__("" : "+v"(a))
 typedef __m512i vec;
 
 static inline vec v_zero(void) { return _mm512_setzero_si512(); }

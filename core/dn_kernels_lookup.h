@@ -44,6 +44,7 @@ typedef struct lookup {
     uint16_t times2, zeros;    /* 2 * times; times * zero * copies */
     uint8_t *tables;           /* [ring][groups][pitch][TABLE] */
     uint8_t *x;                /* [columns][channels] of one row, only where copies are added up */
+    const uint8_t **places;    /* where the look-ups of a row find their tables */
     uint16_t *totals;          /* [ring][pitch], sum of X over the channels of each pixel */
     uint16_t *window;          /* [pool][pitch], times * zero * copies * sum of X under the kernel */
     uint16_t *sums;            /* [pool][BLOCK][sums_pitch] */
@@ -102,6 +103,7 @@ static uint64_t lookup_scratch(const dn_stage *stage, size_t columns, uint8_t *s
     w->pitch = (columns + BLOCK - 1) / BLOCK * BLOCK + stage->kernel - 1;
     w->tables = (uint8_t *)dn_block(scratch, &used, (uint64_t)w->ring * w->groups * w->pitch * TABLE);
     w->x = (uint8_t *)dn_block(scratch, &used, (uint64_t)columns * w->channels + DN_SLACK);
+    w->places = (const uint8_t **)dn_block(scratch, &used, (uint64_t)stage->kernel * stage->kernel * w->groups * sizeof(uint8_t *));
     w->totals = (uint16_t *)dn_block(scratch, &used, (uint64_t)w->ring * w->pitch * sizeof(uint16_t));
     w->window = (uint16_t *)dn_block(scratch, &used, (uint64_t)stage->pool * w->pitch * sizeof(uint16_t));
     w->sums = (uint16_t *)dn_block(scratch, &used, ((uint64_t)stage->pool * BLOCK * w->sums_pitch + LANES) * sizeof(uint16_t));
@@ -196,8 +198,8 @@ static void lookup_fill_window(const dn_stage *stage, const lookup *w, size_t co
 
 #define EACH_COLUMN(do) do(0) do(1) do(2) do(3) do(4) do(5) do(6) do(7)
 #define CLEAR(p) sum[p] = mixed[p] = high[p] = v_zero();
-#define FLUSH(p)                             \
-    mixed[p] = v_add16(mixed[p], sum[p]);    \
+#define FLUSH(p)                                \
+    mixed[p] = v_add16(mixed[p], sum[p]);       \
     high[p] = v_add16(high[p], v_high(sum[p])); \
     sum[p] = v_zero();
 #define STORE(p)                                                              \
@@ -212,14 +214,16 @@ static void lookup_fill_window(const dn_stage *stage, const lookup *w, size_t co
     }
 #define ADD(p, u, j) sum[p] = v_add8(sum[p], v_lookup(table##u, index##j));
 
-/* Sums of LANES virtual filters at BLOCK columns, 3x3. `slots` are the rows' tables at the first column's left neighbour. */
-static void lookup_sums_3(const lookup *w, const uint8_t *const *slots, const uint8_t *weights, size_t steps, uint16_t *out) {
+/* Sums of LANES virtual filters at BLOCK columns, 3x3: `places` [3 * groups] are the tables at the first column's left neighbour
+ * in the row `x` = 0; `steps` of them can be added in bytes. */
+static DN_NOINLINE void lookup_sums_3(const lookup *w, size_t x, const uint8_t *weights, size_t steps, uint16_t *out) {
     vec sum[BLOCK], mixed[BLOCK], high[BLOCK];
-    size_t left = steps;
+    const uint8_t *const *place = w->places, *const *last = place + 3 * w->groups;
     EACH_COLUMN(CLEAR)
-    for (size_t i = 0; i < 3; i++) {
-        const uint8_t *at = slots[i];
-        for (size_t group = 0; group < w->groups; group++, at += w->pitch * TABLE, weights += 3 * LANES) {
+    while (place < last) {
+        const uint8_t *const *flush = place + dn_min(steps, (size_t)(last - place));
+        for (; place < flush; place++, weights += 3 * LANES) {
+            const uint8_t *at = *place + x * TABLE;
             const vec index0 = v_load(weights), index1 = v_load(weights + LANES), index2 = v_load(weights + 2 * LANES);
 #define TABLE_AT(u) const vec table##u = v_load_table(at + (u) * TABLE);
             { TABLE_AT(0) ADD(0, 0, 0) }
@@ -233,37 +237,37 @@ static void lookup_sums_3(const lookup *w, const uint8_t *const *slots, const ui
             { TABLE_AT(8) ADD(7, 8, 1) ADD(6, 8, 2) }
             { TABLE_AT(9) ADD(7, 9, 2) }
 #undef TABLE_AT
-            if (--left == 0) {
-                EACH_COLUMN(FLUSH)
-                left = steps;
-            }
         }
+        EACH_COLUMN(FLUSH)
     }
-    EACH_COLUMN(FLUSH)
     EACH_COLUMN(STORE)
 }
 
-/* The same for any kernel; `steps` counts single look-ups. */
-static void lookup_sums_any(const lookup *w, const uint8_t *const *slots, const uint8_t *weights, size_t kernel, size_t steps,
-                            uint16_t *out) {
+/* The same for any kernel: `places` [kernel * groups * kernel], one for each look-up. */
+static DN_NOINLINE void lookup_sums_any(const lookup *w, size_t x, const uint8_t *weights, size_t count, size_t steps, uint16_t *out) {
     vec sum[BLOCK], mixed[BLOCK], high[BLOCK];
-    size_t left = steps;
+    const uint8_t *const *place = w->places, *const *last = place + count;
     EACH_COLUMN(CLEAR)
+    while (place < last) {
+        const uint8_t *const *flush = place + dn_min(steps, (size_t)(last - place));
+        for (; place < flush; place++, weights += LANES) {
+            const uint8_t *at = *place + x * TABLE;
+            const vec index = v_load(weights);
+#define ADD_ANY(p) sum[p] = v_add8(sum[p], v_lookup(v_load_table(at + (p) * TABLE), index));
+            EACH_COLUMN(ADD_ANY)
+#undef ADD_ANY
+        }
+        EACH_COLUMN(FLUSH)
+    }
+    EACH_COLUMN(STORE)
+}
+
+/* The places of conv row y, counted from the border above the map; `across` is 1 (each row of a kernel is one) or the kernel's size. */
+static void lookup_fill_places(const lookup *w, size_t kernel, size_t y, size_t across) {
+    const uint8_t **place = w->places;
     for (size_t i = 0; i < kernel; i++)
         for (size_t group = 0; group < w->groups; group++)
-            for (size_t j = 0; j < kernel; j++, weights += LANES) {
-                const uint8_t *at = slots[i] + (group * w->pitch + j) * TABLE;
-                const vec index = v_load(weights);
-#define ADD_ANY(p) sum[p] = v_add8(sum[p], v_lookup(v_load_table(at + (p) * TABLE), index));
-                EACH_COLUMN(ADD_ANY)
-#undef ADD_ANY
-                if (--left == 0) {
-                    EACH_COLUMN(FLUSH)
-                    left = steps;
-                }
-            }
-    EACH_COLUMN(FLUSH)
-    EACH_COLUMN(STORE)
+            for (size_t j = 0; j < across; j++) *place++ = w->tables + (((y + i) % w->ring * w->groups + group) * w->pitch + j) * TABLE;
 }
 
 /* A stage's sums of HALF filters from f on, at one column. */
@@ -345,7 +349,6 @@ static void lookup_conv_rows(const dn_conv *conv, size_t first, size_t last, voi
     lookup_prepared(stage, conv->prepared, &w);
     lookup_scratch(stage, columns, (uint8_t *)scratch, &w);
     size_t steps = 255 / (GROUP * w.x_max), is_3 = kernel == 3 && steps >= 3;
-    const uint8_t *slots[2 * DN_MAX_KERNEL];
     int codes = stage->output_bits && conv->out_layout != DN_BYTES;
     size_t made = first * pool; /* rows, counted from the border above the map */
     for (size_t y = first; y < last; y++) {
@@ -356,16 +359,17 @@ static void lookup_conv_rows(const dn_conv *conv, size_t first, size_t last, voi
         if (!codes) w.line = (uint8_t *)conv->out + y * (columns / pool) * stage->filters;
         for (size_t i = 0; i < pool; i++) lookup_fill_window(stage, &w, columns, y * pool + i, w.window + i * w.pitch);
         for (size_t x = 0; x < columns; x += BLOCK) {
-            for (size_t i = 0; i < w.ring; i++) slots[i] = w.tables + ((y * pool + i) % w.ring * w.groups * w.pitch + x) * TABLE;
-            for (size_t i = 0; i < pool; i++)
+            for (size_t i = 0; i < pool; i++) {
+                lookup_fill_places(&w, kernel, y * pool + i, is_3 ? 1 : kernel);
                 for (size_t chunk = 0; chunk < w.lanes / LANES; chunk++) {
                     const uint8_t *weights = w.weights + chunk * kernel * w.groups * kernel * LANES;
                     uint16_t *out = w.sums + i * BLOCK * w.sums_pitch + chunk * (w.sums_pitch / (w.lanes / LANES));
                     if (is_3)
-                        lookup_sums_3(&w, slots + i, weights, steps / 3, out);
+                        lookup_sums_3(&w, x, weights, steps / 3, out);
                     else
-                        lookup_sums_any(&w, slots + i, weights, kernel, steps, out);
+                        lookup_sums_any(&w, x, weights, kernel * kernel * w.groups, steps, out);
                 }
+            }
             lookup_finish(conv, &w, dn_min(BLOCK, columns - x), y, x / pool);
         }
         if (codes) lookup_store_codes(conv, w.line, y);

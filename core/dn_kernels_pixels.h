@@ -9,8 +9,8 @@
  * dn_kernels_lookup.h; the 128s are taken off in advance. Even columns come out in one vector of 16 bits, odd ones in another:
  * with the two rows, the 2x2 pool is three maxima of such vectors. A threshold t on the sum is ceil(t / unit) here.
  *
- * The including file defines, beside the names of dn_kernels_lookup.h: TOGETHER (filters at a time) and v_store_half(p, a) (values of
- * 16 bits as bytes). */
+ * The including file defines, beside the names of dn_kernels_lookup.h: TOGETHER (filters at a time), EACH_FILTER(do) (do(0) do(1) ...),
+ * V_KEEP(a) (keep `a` in a register, rather than load it again) and v_store_half(p, a) (values of 16 bits as bytes). */
 
 enum { HALF = LANES / 2, CODE_BITS = GROUP /* bits that choose one of TABLE bytes */ };
 
@@ -86,6 +86,7 @@ typedef struct pixels {
     uint16_t offset;           /* 128 for each flush */
     uint8_t *rows;             /* [4][codes][pitch] */
     uint8_t *levels;           /* [filters][HALF] */
+    const uint8_t **places;    /* [3][codes][3][2], where the kernel's places lie at column 0, for both rows of a pool */
     const uint8_t *tables;     /* [blocks][3][codes][3][TOGETHER][TABLE] */
     const int16_t *thresholds; /* [blocks * TOGETHER][count], less 1 */
 } pixels;
@@ -100,7 +101,7 @@ static void pixels_shape(const dn_stage *stage, pixels *w) {
     w->steps = w->together ? 127 / (w->together * (copies * zero / even) * (((size_t)1 << stage->input_bits) - 1)) : 0;
     w->blocks = ((size_t)stage->filters + TOGETHER - 1) / TOGETHER;
     w->count = ((size_t)1 << stage->output_bits) - 1;
-    w->offset = (uint16_t)(w->steps ? 128 * (9 * w->codes / w->steps + 1) : 0);
+    w->offset = (uint16_t)(w->steps ? 128 * ((9 * w->codes + w->steps - 1) / w->steps) : 0);
 }
 
 static int pixels_cover(const dn_stage *stage) {
@@ -130,6 +131,7 @@ static uint64_t pixels_scratch(const dn_stage *stage, size_t columns, uint8_t *s
     w->pitch = (columns + LANES - 1) / LANES * LANES + LANES;
     w->rows = (uint8_t *)dn_block(scratch, &used, 4 * (uint64_t)w->codes * w->pitch);
     w->levels = (uint8_t *)dn_block(scratch, &used, pixel_levels_bytes(stage));
+    w->places = (const uint8_t **)dn_block(scratch, &used, 9 * (uint64_t)w->codes * 2 * sizeof(uint8_t *));
     return used;
 }
 
@@ -194,50 +196,60 @@ static void pixels_fill_row(const dn_conv *conv, const pixels *w, size_t y) {
     for (size_t code = 0; code < w->codes; code++) memcpy(row + code * w->pitch + 1, from + code * conv->columns, conv->columns);
 }
 
-/* Levels of TOGETHER filters at HALF pixels: rows y .. y + 3 of the ring, columns from x on. */
-static inline void pixels_block(const pixels *w, const uint8_t *tables, const int16_t *thresholds, size_t y, size_t x, uint8_t *levels) {
-    vec above[TOGETHER], below[TOGETHER], mixed[2 * TOGETHER], high[2 * TOGETHER];
-    const vec start = v_all16(0x8080), high_start = v_all16((uint16_t)-w->offset), mixed_start = v_all16((uint16_t)(-257 * w->offset));
-    size_t left = w->steps;
-    for (size_t f = 0; f < TOGETHER; f++) {
-        above[f] = below[f] = start;
-        mixed[f] = mixed[TOGETHER + f] = mixed_start;
-        high[f] = high[TOGETHER + f] = high_start;
-    }
-#define FLUSH_ONE(sum, k)                     \
-    mixed[k] = v_add16(mixed[k], sum);        \
-    high[k] = v_add16(high[k], v_high(sum));  \
-    sum = start;
-#define FLUSH_ALL                             \
-    for (size_t f = 0; f < TOGETHER; f++) {   \
-        FLUSH_ONE(above[f], f)                \
-        FLUSH_ONE(below[f], TOGETHER + f)     \
-    }
-    for (size_t i = 0; i < 3; i++) {
-        const uint8_t *up = w->rows + (y + i) % 4 * w->codes * w->pitch + x, *down = w->rows + (y + i + 1) % 4 * w->codes * w->pitch + x;
-        for (size_t code = 0; code < w->codes; code++, up += w->pitch, down += w->pitch)
-            for (size_t j = 0; j < 3; j++, tables += TOGETHER * TABLE) {
-                const vec index = v_load(up + j), index_down = v_load(down + j);
-                for (size_t f = 0; f < TOGETHER; f++) {
-                    const vec table = v_load_table(tables + f * TABLE);
-                    above[f] = v_add8(above[f], v_lookup(table, index));
-                    below[f] = v_add8(below[f], v_lookup(table, index_down));
-                }
-                if (--left == 0) {
-                    FLUSH_ALL
-                    left = w->steps;
-                }
+static void pixels_fill_places(const pixels *w, size_t y) {
+    const uint8_t **place = w->places;
+    for (size_t i = 0; i < 3; i++)
+        for (size_t code = 0; code < w->codes; code++)
+            for (size_t j = 0; j < 3; j++) {
+                *place++ = w->rows + ((y + i) % 4 * w->codes + code) * w->pitch + j;
+                *place++ = w->rows + ((y + i + 1) % 4 * w->codes + code) * w->pitch + j;
             }
-    }
-    FLUSH_ALL
-#undef FLUSH_ONE
-#undef FLUSH_ALL
-    for (size_t f = 0; f < TOGETHER; f++) {
-        vec sum = v_max16(v_max16(v_sub16(mixed[f], v_low(high[f])), high[f]),
-                          v_max16(v_sub16(mixed[TOGETHER + f], v_low(high[TOGETHER + f])), high[TOGETHER + f]));
-        v_store_half(levels + f * HALF, pixel_levels(thresholds + f * w->count, w->count, sum));
-    }
 }
+
+#define START(f)                                  \
+    above[f] = below[f] = start;                  \
+    above_mixed[f] = below_mixed[f] = mixed_start; \
+    above_high[f] = below_high[f] = high_start;
+#define ADD(f)                                                \
+    {                                                         \
+        vec table = v_load_table(tables + (f) * TABLE);       \
+        V_KEEP(table);                                        \
+        above[f] = v_add8(above[f], v_lookup(table, index));  \
+        below[f] = v_add8(below[f], v_lookup(table, index_below)); \
+    }
+#define FLUSH(f)                                                  \
+    above_mixed[f] = v_add16(above_mixed[f], above[f]);           \
+    above_high[f] = v_add16(above_high[f], v_high(above[f]));     \
+    below_mixed[f] = v_add16(below_mixed[f], below[f]);           \
+    below_high[f] = v_add16(below_high[f], v_high(below[f]));     \
+    above[f] = below[f] = start;
+#define FINISH(f)                                                                                     \
+    {                                                                                                 \
+        vec up = v_max16(v_sub16(above_mixed[f], v_low(above_high[f])), above_high[f]);               \
+        vec down = v_max16(v_sub16(below_mixed[f], v_low(below_high[f])), below_high[f]);             \
+        v_store_half(levels + (f) * HALF, pixel_levels(thresholds + (f) * w->count, w->count, v_max16(up, down))); \
+    }
+
+/* Levels of TOGETHER filters at HALF pixels, from column x of the map on. The loop between two flushes is the hot one. */
+static DN_NOINLINE void pixels_block(const pixels *w, const uint8_t *tables, const int16_t *thresholds, size_t x, uint8_t *levels) {
+    vec above[TOGETHER], above_mixed[TOGETHER], above_high[TOGETHER], below[TOGETHER], below_mixed[TOGETHER], below_high[TOGETHER];
+    const vec start = v_all16(0x8080), high_start = v_all16((uint16_t)-w->offset), mixed_start = v_all16((uint16_t)(-257 * w->offset));
+    const uint8_t *const *place = w->places, *const *last = place + 2 * 9 * w->codes;
+    EACH_FILTER(START)
+    while (place < last) {
+        const uint8_t *const *flush = place + 2 * dn_min(w->steps, (size_t)(last - place) / 2);
+        for (; place < flush; place += 2, tables += TOGETHER * TABLE) {
+            const vec index = v_load(place[0] + x), index_below = v_load(place[1] + x);
+            EACH_FILTER(ADD)
+        }
+        EACH_FILTER(FLUSH)
+    }
+    EACH_FILTER(FINISH)
+}
+#undef START
+#undef ADD
+#undef FLUSH
+#undef FINISH
 
 static void pixels_conv_rows(const dn_conv *conv, size_t first, size_t last, void *scratch) {
     const dn_stage *stage = conv->stage;
@@ -249,9 +261,10 @@ static void pixels_conv_rows(const dn_conv *conv, size_t first, size_t last, voi
     size_t made = 2 * first;
     for (size_t y = first; y < last; y++) {
         for (; made < 2 * y + 4; made++) pixels_fill_row(conv, &w, made);
+        pixels_fill_places(&w, 2 * y);
         for (size_t x = 0; x < columns; x += HALF) {
             for (size_t block = 0; block < w.blocks; block++)
-                pixels_block(&w, w.tables + block * 9 * w.codes * TOGETHER * TABLE, w.thresholds + block * TOGETHER * w.count, 2 * y, 2 * x,
+                pixels_block(&w, w.tables + block * 9 * w.codes * TOGETHER * TABLE, w.thresholds + block * TOGETHER * w.count, 2 * x,
                              w.levels + block * TOGETHER * HALF);
             pixel_store(conv, w.levels, dn_min(HALF, columns - x), y, x);
         }
