@@ -10,6 +10,7 @@
 #include <nanobind/stl/vector.h>
 
 #include <algorithm>
+#include <chrono>
 #include <cstdlib>
 #include <memory>
 #include <mutex>
@@ -19,7 +20,7 @@
 #include <string>
 #include <vector>
 
-#include "dupnet.h"
+#include "dn_impl.h"
 #include "pool.h"
 
 namespace nb = nanobind;
@@ -142,6 +143,52 @@ public:
         check(status);
         if (maps.incomplete) throw std::bad_alloc();
         return arrays_of(maps.all);
+    }
+
+    // Seconds of each stage: the clock is read as each map is done.
+    std::vector<double> stage_seconds(Photo input_map, int threads) {
+        using clock = std::chrono::steady_clock;
+        size_t rows = input_map.shape(0), columns = input_map.shape(1), stride = static_cast<size_t>(model.stride), bytes;
+        dn_workers lent = workers(threads);
+        check(dn_run_arena_bytes(&model, rows, columns, &lent, &bytes));
+        std::vector<clock::time_point> done;
+        done.reserve(static_cast<size_t>(model.stage_count) + 1);
+        dn_status status;
+        {
+            nb::gil_scoped_release released;
+            std::unique_ptr<int32_t[]> grid(new int32_t[6 * static_cast<size_t>(model.anchor_count) * (rows / stride) * (columns / stride)]);
+            Arena arena = borrow(bytes);
+            dn_tap look = [](void *times, const dn_map *) { static_cast<std::vector<clock::time_point> *>(times)->push_back(clock::now()); };
+            done.push_back(clock::now());
+            status = dn_run(&model, input_map.data(), rows, columns, &lent, look, &done, arena.bytes.get(), arena.size, grid.get());
+            give_back(std::move(arena));
+        }
+        check(status);
+        std::vector<double> seconds;
+        for (size_t i = 1; i < done.size(); i++) seconds.push_back(std::chrono::duration<double>(done[i] - done[i - 1]).count());
+        return seconds;
+    }
+
+    // How each stage is computed, and its vector instructions for 1024 pixels of the convolution.
+    std::vector<std::pair<std::string, uint64_t>> ways() const {
+        std::vector<std::pair<std::string, uint64_t>> all;
+        for (int i = 0; i < model.stage_count; i++) {
+            uint64_t vectors;
+            const char *way = model.kernels->describe(&model.stages[i], &vectors);
+            all.emplace_back(way, vectors);
+        }
+        return all;
+    }
+
+    // Vector instructions of that way in a second, on registers alone.
+    double peak(const std::string &way) const {
+        using clock = std::chrono::steady_clock;
+        if (!model.kernels->spin) throw nb::value_error("these kernels choose no vector instructions");
+        const uint64_t vectors = 1 << 18;
+        nb::gil_scoped_release released;
+        auto start = clock::now();
+        model.kernels->spin(way.c_str(), vectors);
+        return static_cast<double>(vectors) / std::chrono::duration<double>(clock::now() - start).count();
     }
 
     size_t arena_bytes(size_t width, size_t height, int size, int threads, bool rows) const {
@@ -355,6 +402,10 @@ NB_MODULE(_core, m) {
         .def("run", &Model::run, "input_map"_a.noconvert(), nb::kw_only(), "threads"_a = 1,
              "Run all stages on an input map `(rows, columns, 3) uint8`: levels `(filters, rows, columns) uint8` of each stage, then the "
              "grid, int32.")
+        .def("stage_seconds", &Model::stage_seconds, "input_map"_a.noconvert(), nb::kw_only(), "threads"_a = 1,
+             "Run all stages on an input map and tell how long each took.")
+        .def("ways", &Model::ways, "For each stage, how it is computed and the vector instructions that 1024 pixels of its convolution need.")
+        .def("peak", &Model::peak, "way"_a, "Vector instructions of that way in a second, with nothing else to do.")
         .def("arena_bytes", &Model::arena_bytes, "width"_a, "height"_a, nb::kw_only(), "size"_a, "threads"_a = 1, "rows"_a = false,
              "Bytes of memory that `detect`, or a `Stream`, works in for a photo of this size.")
         .def("arena_parts", &Model::arena_parts, "width"_a, "height"_a, nb::kw_only(), "size"_a, "threads"_a = 1, "rows"_a = false,

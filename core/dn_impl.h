@@ -61,6 +61,13 @@ typedef struct dn_kernels {
     /* Compute rows first .. last - 1 of the output map: convolution, max-pool, thresholds. Calls for other rows of the same
      * map may run at the same time. `scratch` is aligned to DN_ALIGN; nothing in it is kept between calls. */
     void (*conv_rows)(const dn_conv *conv, size_t first, size_t last, void *scratch);
+
+    /* For benchmarks. The way a stage is computed, and the vector instructions (with an addition each) that 1024 pixels of its
+     * convolution need when every lane is used; "portable" and 0 where no vector instruction is chosen by hand. */
+    const char *(*describe)(const dn_stage *stage, uint64_t *vectors);
+
+    /* Run so many instructions of that way, and their additions, on registers alone. NULL if there are none. */
+    void (*spin)(const char *way, uint64_t vectors);
 } dn_kernels;
 
 extern const dn_kernels dn_kernels_portable;

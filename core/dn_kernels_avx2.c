@@ -81,5 +81,5 @@ static inline void fill_tables(const uint8_t *x, size_t stride, size_t columns, 
 #pragma GCC pop_options
 #endif
 
-const dn_kernels dn_kernels_avx2 = {"avx2", runs_here, layout, prepared_bytes, prepare, scratch_bytes, conv_rows};
+const dn_kernels dn_kernels_avx2 = {"avx2", runs_here, layout, prepared_bytes, prepare, scratch_bytes, conv_rows, describe, spin};
 #endif

@@ -376,7 +376,6 @@ static void lookup_conv_rows(const dn_conv *conv, size_t first, size_t last, voi
     }
 }
 
-#undef EACH_COLUMN
 #undef CLEAR
 #undef FLUSH
 #undef STORE
@@ -432,4 +431,41 @@ static void conv_rows(const dn_conv *conv, size_t first, size_t last, void *scra
         case LOOKUP: lookup_conv_rows(conv, first, last, scratch); break;
         case PORTABLE: dn_kernels_portable.conv_rows(conv, first, last, scratch); break;
     }
+}
+
+static const char *describe(const dn_stage *stage, uint64_t *vectors) {
+    size_t g = lookup_gcd(stage->in_channels, stage->stored_channels), taps = (size_t)stage->kernel * stage->kernel;
+    size_t virtual_filters = stage->weight_bits * (stage->stored_channels / g) * stage->filters;
+    switch (way_of(stage)) {
+        case FIRST: *vectors = (uint64_t)1024 * 27 * stage->filters / LANES; return "pairs";
+        case PIXELS: *vectors = (uint64_t)1024 * taps * stage->in_channels * stage->filters / ((uint64_t)LANES * (CODE_BITS / (unsigned)stage->input_bits)); return "pixels";
+        case LOOKUP: *vectors = (uint64_t)1024 * taps * g * virtual_filters / (LANES * GROUP); return "lookup";
+        case PORTABLE: break;
+    }
+    return dn_kernels_portable.describe(stage, vectors);
+}
+
+#define SPIN(p)                             \
+    V_KEEP(table);                          \
+    V_KEEP(index);                          \
+    sum[p] = v_add8(sum[p], v_lookup(table, index));
+#define SPIN_PAIRS(p)                       \
+    V_KEEP(table);                          \
+    V_KEEP(index);                          \
+    sum[p] = v_add16(sum[p], v_pairs(table, index));
+#define SPUN(p) V_KEEP(sum[p]);
+
+static DN_NOINLINE void spin(const char *name, uint64_t vectors) {
+    vec sum[BLOCK], table = v_all16(0), index = v_all16(0);
+    for (size_t i = 0; i < BLOCK; i++) sum[i] = v_zero();
+    if (name[1] == 'a') /* pairs */
+        for (uint64_t i = 0; i < vectors; i += BLOCK) {
+            EACH_COLUMN(SPIN_PAIRS)
+            EACH_COLUMN(SPUN)
+        }
+    else
+        for (uint64_t i = 0; i < vectors; i += BLOCK) {
+            EACH_COLUMN(SPIN)
+            EACH_COLUMN(SPUN)
+        }
 }

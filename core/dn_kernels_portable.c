@@ -250,4 +250,10 @@ static dn_layout layout(const dn_stage *stage) {
     return DN_PLANES;
 }
 
-const dn_kernels dn_kernels_portable = {"portable", runs_here, layout, prepared_bytes, prepare, scratch_bytes, conv_rows};
+static const char *describe(const dn_stage *stage, uint64_t *vectors) {
+    (void)stage;
+    *vectors = 0;
+    return "portable";
+}
+
+const dn_kernels dn_kernels_portable = {"portable", runs_here, layout, prepared_bytes, prepare, scratch_bytes, conv_rows, describe, NULL};

@@ -24,6 +24,7 @@ VERBS = {
     "fddb-score": "Score any detector's detection files by the rules of FDDB.",
     "inspect": "Show what is in a packed model.",
     "zoo": "List the models that have names, and the paper's numbers.",
+    "bench": "Measure a model's speed, stage by stage.",
     "cost": "Count bytes, operations and memory of a model.",
     "train": "Train a network by a recipe.",
     "convert": "Turn a checkpoint into a packed model, without loss.",

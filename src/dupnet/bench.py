@@ -1,0 +1,221 @@
+"""How fast the C core is here: a detection, its stages, other detectors beside it, and what the instructions could do at best.
+
+Times are medians of repetitions in which all that is compared takes turns, so that a noisy machine disturbs all alike. A ratio
+means more than its milliseconds. The photo has the size that the network reads: nothing is resized, everything else counts.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dupnet import _core, cost, image, packed, zoo
+from dupnet.errors import DataError
+from dupnet.integer import IntegerModel
+from dupnet.spec import LayerSpec, ModelSpec
+
+SCORE = 0.5
+"""Lowest score that every detector keeps while it is measured."""
+
+
+@dataclass(frozen=True)
+class StageTime:
+    """One stage.
+
+    Attributes:
+        name: `Conv1`, ...
+        way: how the kernels compute it (docs/kernels.md).
+        median_ms: of one run.
+        macs, effective_macs: multiply-adds of the convolution over duplicated channels, and after the shortcuts (`dupnet.cost`).
+        gmacs_per_s: effective multiply-adds, in thousand millions a second.
+        share: of all stages' time, 0 to 1.
+        least_ms: what its vector instructions take at the measured peak, every lane in use; None if it has none or nobody asked.
+    """
+
+    name: str
+    way: str
+    median_ms: float
+    macs: int
+    effective_macs: int
+    gmacs_per_s: float
+    share: float
+    least_ms: float | None
+
+
+@dataclass(frozen=True)
+class PeerTime:
+    """Another detector. `ratio` is the model's median divided by this one's."""
+
+    name: str
+    median_ms: float
+    ratio: float
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What was measured.
+
+    Attributes:
+        model: its name.
+        isa: the kernels (`DUPNET_KERNELS`).
+        threads: that shared each detection.
+        size: `640x480`, width x height of the photo in pixels.
+        median_ms, min_ms: of one detection, from pixels to boxes.
+        repetitions: that the medians are of.
+        stages: in order; what is left of `median_ms` is copying the photo and decoding boxes.
+        peers: other detectors on the same photo in the same run.
+        peaks: vector instructions (each with its addition) a second, for each way; empty unless asked for.
+        peak_share: the stages' least times, divided by the times that they took on one thread; None unless asked for.
+    """
+
+    model: str
+    isa: str
+    threads: int
+    size: str
+    median_ms: float
+    min_ms: float
+    repetitions: int
+    stages: tuple[StageTime, ...]
+    peers: tuple[PeerTime, ...]
+    peaks: dict[str, float]
+    peak_share: float | None
+
+
+def measure(
+    model: str,
+    size_hw: tuple[int, int] = (480, 640),
+    *,
+    threads: int = 1,
+    isa: str = "",
+    photo: str | Path | None = None,
+    peers: str | Path | None = None,
+    peer_names: tuple[str, ...] = ("yunet_s",),
+    roofline: bool = False,
+    seconds: float = 3.0,
+) -> Bench:
+    """Measure.
+
+    Args:
+        model: a name that ships, or the path of a `.dnet` file.
+        size_hw: height and width of the photo in pixels.
+        threads: for this model and for the peers.
+        isa: the kernels, as in DUPNET_KERNELS; the fastest if empty.
+        photo: scaled to the size before the clock starts; seeded noise if None.
+        peers: folder with a module `peers`: `load(name, threads=, floor=) -> callable(rgb_u8)`.
+        peer_names: what `load` is asked for.
+        roofline: measure the peak of the instructions as well.
+        seconds: how long to repeat.
+
+    Raises:
+        ModelFileError: the file cannot be used.
+        DataError: the peers cannot be loaded.
+        ValueError: no such kernels here.
+
+    Example:
+        >>> measure("dupnet-tinier-yolo", (64, 64), isa="portable", seconds=0.1).stages[0].way
+        'portable'
+    """
+    path = zoo.model_path(model)
+    core = _core.Model(path.read_bytes(), isa)
+    height, width = size_hw
+    rng = np.random.default_rng(0)
+    rgb = image.resize(image.read(photo), size_hw) if photo else rng.integers(0, 256, (height, width, 3), np.uint8)
+    pixels = image.to_input(rgb, max(size_hw), stride=core.stride).pixels
+    others = {name: load_peer(peers, name, threads) for name in peer_names} if peers else {}
+    ways = core.ways() if roofline else []
+    kinds = {way for way, vectors in ways if vectors}
+
+    ours: list[float] = []
+    stages: list[list[float]] = []
+    theirs: dict[str, list[float]] = {name: [] for name in others}
+    peaks: dict[str, float] = dict.fromkeys(sorted(kinds), 0.0)
+    stop = None
+    while stop is None or time.perf_counter() < stop or len(ours) < 3:
+        ours.append(_milliseconds(lambda: core.detect(rgb, size=max(size_hw), score=SCORE, iou=0.45, threads=threads)))
+        stages.append([1e3 * s for s in core.stage_seconds(pixels, threads=threads)])
+        for name, detect in others.items():
+            theirs[name].append(_milliseconds(lambda detect=detect: detect(rgb)))  # type: ignore[misc]
+        for way in peaks:
+            peaks[way] = max(peaks[way], core.peak(way))
+        if stop is None:  # the first repetition warms up
+            ours, stages, theirs = [], [], {name: [] for name in others}
+            stop = time.perf_counter() + seconds
+
+    median = float(np.median(ours))
+    stage_ms = np.median(stages, axis=0)
+    rows, columns = pixels.shape[:2]
+    spec = _spec(packed.load(path))
+    places = rows * columns
+    times = []
+    for number, (layer, ms) in enumerate(zip(cost.count(spec, (rows, columns)).layers, stage_ms)):
+        way, vectors = core.ways()[number]
+        least = places / 1024 * vectors / peaks[way] * 1e3 if peaks and vectors else None
+        times.append(
+            StageTime(
+                name=layer.name,
+                way=way,
+                median_ms=float(ms),
+                macs=layer.macs,
+                effective_macs=layer.effective_macs,
+                gmacs_per_s=float(layer.effective_macs / ms / 1e6),
+                share=float(ms / stage_ms.sum()),
+                least_ms=least,
+            )
+        )
+        places //= spec.layers[number].pool ** 2
+    least_ms = [stage.least_ms for stage in times if stage.least_ms is not None]
+    return Bench(
+        model=spec.name,
+        isa=core.kernels,
+        threads=threads,
+        size=f"{width}x{height}",
+        median_ms=median,
+        min_ms=min(ours),
+        repetitions=len(ours),
+        stages=tuple(times),
+        peers=tuple(PeerTime(name, float(np.median(ms)), median / float(np.median(ms))) for name, ms in theirs.items()),
+        peaks=peaks,
+        peak_share=sum(least_ms) / float(stage_ms.sum()) / threads if least_ms else None,
+    )
+
+
+def load_peer(folder: str | Path, name: str, threads: int) -> Callable[[NDArray[np.uint8]], object]:
+    """A detector of `folder/peers.py`, ready to be called with a photo `(h, w, 3) uint8`.
+
+    Raises:
+        DataError: there is no such module, it knows no such detector, or what it needs is not installed.
+    """
+    if not (Path(folder) / "peers.py").is_file():
+        raise DataError(f"{folder}: no file peers.py, which should have load(name, threads=, floor=)")
+    sys.path.insert(0, str(folder))
+    try:
+        detect: Callable[[NDArray[np.uint8]], object] = importlib.import_module("peers").load(name, threads=threads, floor=SCORE)
+    except ModuleNotFoundError as error:
+        raise DataError(f"{folder}/peers.py: {name} needs {error.name}, which is not installed: pip install {error.name}") from None
+    except ValueError as error:
+        raise DataError(f"{folder}/peers.py: {error}") from None
+    finally:
+        sys.path.remove(str(folder))
+    return detect
+
+
+def _milliseconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return 1e3 * (time.perf_counter() - start)
+
+
+def _spec(model: IntegerModel) -> ModelSpec:
+    """The spec of a packed model, for its cost."""
+    layers = tuple(
+        LayerSpec(stage.filters, stage.kernel, stage.pool, stage.weight_bits, stage.input_bits, stage.weight_copies, stage.map_copies)
+        for stage in model.stages
+    )
+    return ModelSpec(model.name, layers, model.head)
