@@ -66,8 +66,8 @@ typedef struct dn_kernels {
      * convolution need when every lane is used; "portable" and 0 where no vector instruction is chosen by hand. */
     const char *(*describe)(const dn_stage *stage, uint64_t *vectors);
 
-    /* Run so many instructions of that way, and their additions, on registers alone. NULL if there are none. */
-    void (*spin)(const char *way, uint64_t vectors);
+    /* Run so many instructions of that way, and their additions, on registers alone; `result` are 64 bytes. NULL if there are none. */
+    void (*spin)(const char *way, uint64_t vectors, void *result);
 } dn_kernels;
 
 extern const dn_kernels dn_kernels_portable;

@@ -453,19 +453,16 @@ static const char *describe(const dn_stage *stage, uint64_t *vectors) {
     V_KEEP(table);                          \
     V_KEEP(index);                          \
     sum[p] = v_add16(sum[p], v_pairs(table, index));
-#define SPUN(p) V_KEEP(sum[p]);
+#define SPIN_START(p) sum[p] = v_zero();
+#define SPUN(p) table = v_add8(table, sum[p]);
 
-static DN_NOINLINE void spin(const char *name, uint64_t vectors) {
+static DN_NOINLINE void spin(const char *name, uint64_t vectors, void *result) {
     vec sum[BLOCK], table = v_all16(0), index = v_all16(0);
-    for (size_t i = 0; i < BLOCK; i++) sum[i] = v_zero();
+    EACH_COLUMN(SPIN_START)
     if (name[1] == 'a') /* pairs */
-        for (uint64_t i = 0; i < vectors; i += BLOCK) {
-            EACH_COLUMN(SPIN_PAIRS)
-            EACH_COLUMN(SPUN)
-        }
+        for (uint64_t i = 0; i < vectors; i += BLOCK) { EACH_COLUMN(SPIN_PAIRS) }
     else
-        for (uint64_t i = 0; i < vectors; i += BLOCK) {
-            EACH_COLUMN(SPIN)
-            EACH_COLUMN(SPUN)
-        }
+        for (uint64_t i = 0; i < vectors; i += BLOCK) { EACH_COLUMN(SPIN) }
+    EACH_COLUMN(SPUN)
+    v_store(result, table);
 }

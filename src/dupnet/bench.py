@@ -6,8 +6,7 @@ means more than its milliseconds. The photo has the size that the network reads:
 
 from __future__ import annotations
 
-import importlib
-import sys
+import runpy
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -194,15 +193,14 @@ def load_peer(folder: str | Path, name: str, threads: int) -> Callable[[NDArray[
     """
     if not (Path(folder) / "peers.py").is_file():
         raise DataError(f"{folder}: no file peers.py, which should have load(name, threads=, floor=)")
-    sys.path.insert(0, str(folder))
     try:
-        detect: Callable[[NDArray[np.uint8]], object] = importlib.import_module("peers").load(name, threads=threads, floor=SCORE)
+        detect: Callable[[NDArray[np.uint8]], object] = runpy.run_path(str(Path(folder) / "peers.py"))["load"](
+            name, threads=threads, floor=SCORE
+        )
     except ModuleNotFoundError as error:
         raise DataError(f"{folder}/peers.py: {name} needs {error.name}, which is not installed: pip install {error.name}") from None
     except ValueError as error:
         raise DataError(f"{folder}/peers.py: {error}") from None
-    finally:
-        sys.path.remove(str(folder))
     return detect
 
 

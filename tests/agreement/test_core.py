@@ -85,6 +85,52 @@ def test_both_duplications_at_once(kernels: str, channels: int, map_copies: int,
     assert_equal_maps(random_model(rng, [first, last], anchors=1), input_map(rng, 5, 7), kernels=kernels)
 
 
+@pytest.mark.parametrize("kernels", KERNELS)
+@pytest.mark.parametrize("extreme", [False, True])
+@pytest.mark.parametrize(
+    ("way", "shape"),
+    [
+        ("pixels", {"in_channels": 8, "filters": 16, "pool": 2, "map_copies": 4}),
+        ("pixels", {"in_channels": 16, "filters": 32, "pool": 2, "map_copies": 2}),
+        ("pixels", {"in_channels": 5, "filters": 7, "pool": 2}),
+        ("pixels", {"in_channels": 7, "filters": 9, "pool": 2, "input_bits": 1, "map_copies": 5}),
+        ("pixels", {"in_channels": 4, "filters": 8, "pool": 2, "input_bits": 3, "weight_bits": 2}),
+        ("pixels", {"in_channels": 6, "filters": 3, "pool": 2, "input_bits": 4, "weight_bits": 3}),
+        ("lookup", {"in_channels": 32, "filters": 64, "pool": 2}),
+        ("lookup", {"in_channels": 64, "filters": 128}),
+        ("lookup", {"in_channels": 128, "filters": 128, "weight_copies": 4}),
+        ("lookup", {"in_channels": 128, "filters": 65, "kernel": 1, "weight_copies": 4}),
+        ("lookup", {"in_channels": 33, "filters": 30, "kernel": 5}),
+        ("lookup", {"in_channels": 9, "filters": 31, "kernel": 7, "input_bits": 3}),
+        ("lookup", {"in_channels": 12, "filters": 33, "weight_bits": 3, "map_copies": 3, "weight_copies": 2}),
+        ("lookup", {"in_channels": 10, "filters": 16, "input_bits": 4, "output_bits": 5, "map_copies": 2}),
+        ("lookup", {"in_channels": 100, "filters": 40, "input_bits": 1, "output_bits": 1}),
+        ("portable", {"in_channels": 2, "filters": 6, "input_bits": 8, "output_bits": 2}),
+        ("portable", {"in_channels": 64, "filters": 6, "weight_bits": 8, "output_bits": 2}),
+    ],
+)
+def test_each_way_of_the_kernels(kernels: str, extreme: bool, way: str, shape: dict[str, int]) -> None:
+    """Shapes around the vectors' sizes, each by the way that is meant for it; at the extremes all weights and levels are the largest."""
+    rng = np.random.default_rng(5)
+    first = random_stage(rng, in_channels=3, filters=shape["in_channels"], pool=2, input_bits=8, output_bits=shape.get("input_bits", 2))
+    middle = random_stage(rng, **{"output_bits": 2, **shape})
+    after = random_stage(rng, in_channels=shape["filters"], filters=9, pool=2, input_bits=shape.get("output_bits", 2), output_bits=2)
+    last = random_stage(rng, in_channels=9, filters=12, output_bits=0)
+    stages = [first, middle, after, last]
+    if extreme:
+        assert first.thresholds is not None
+        first.thresholds[:] = -first.accumulator_max
+        middle.weights[::2] = 2**middle.weight_bits - 1
+        middle.weights[1::2] = 1 - 2**middle.weight_bits
+    model = random_model(rng, stages)
+    if kernels != "portable":
+        ways = [name for name, _ in _core.Model(packed.to_bytes(model), kernels).ways()]
+        assert (ways[0], ways[1]) == ("pairs", way)
+    for cells in ((1, 1), (2, 5), (1, 17), (3, 9)):
+        pixels = input_map(rng, cells[0] * model.stride, cells[1] * model.stride)
+        assert_equal_maps(model, pixels, kernels=kernels, threads=2)
+
+
 @settings(quick, max_examples=100)
 @given(
     height=st.sampled_from((1, 2, 3, 5, 16, 33, 100)),

@@ -66,7 +66,15 @@ def test_the_program_that_compares_maps_finds_differences(compiler: str, tmp_pat
 
 def test_the_core_is_an_island() -> None:
     """No heap, no files, no state: nothing but these headers, no library function but these, no variable but constants."""
-    allowed = {path.name for path in CORE.glob("*.h")} | {"stddef.h", "stdint.h", "string.h", "math.h", "immintrin.h", "arm_neon.h", "cpuid.h"}
+    allowed = {path.name for path in CORE.glob("*.h")} | {
+        "stddef.h",
+        "stdint.h",
+        "string.h",
+        "math.h",
+        "immintrin.h",
+        "arm_neon.h",
+        "cpuid.h",
+    }
     for path in [*SOURCES, *CORE.glob("*.h")]:
         code = re.sub(r"/\*.*?\*/", "", path.read_text(), flags=re.DOTALL)
         assert set(re.findall(r'#\s*include\s*[<"]([^>"]+)', code)) <= allowed, path.name

@@ -14,9 +14,7 @@ from dupnet import packed
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(
-    ("compiler", "sanitizer"), [("clang", "address,undefined"), ("gcc", "address,undefined"), ("clang", "memory")]
-)
+@pytest.mark.parametrize(("compiler", "sanitizer"), [("clang", "address,undefined"), ("gcc", "address,undefined"), ("clang", "memory")])
 def test_every_stage_of_random_models(compiler: str, sanitizer: str, tmp_path: Path) -> None:
     need(compiler)
     program = tmp_path / "agreement"
