@@ -156,7 +156,7 @@ public:
         dn_status status;
         {
             nb::gil_scoped_release released;
-            std::unique_ptr<int32_t[]> grid(new int32_t[6 * static_cast<size_t>(model.anchor_count) * (rows / stride) * (columns / stride)]);
+            std::unique_ptr<int32_t[]> grid(new int32_t[DN_GRID_CHANNELS * static_cast<size_t>(model.anchor_count) * (rows / stride) * (columns / stride)]);
             Arena arena = borrow(bytes);
             dn_tap look = [](void *times, const dn_map *) { static_cast<std::vector<clock::time_point> *>(times)->push_back(clock::now()); };
             done.push_back(clock::now());

@@ -32,7 +32,9 @@ def test_stages_add_up(isa: str) -> None:
     found = json.loads(bench("--size", "96x80", "--isa", isa, "--roofline", "--json"))
     assert (found["isa"], found["threads"], found["size"], found["peers"]) == (isa, 1, "96x80", [])
     layers = cost.count(zoo.get("dupnet-tinier-yolo"), (80, 96)).layers
-    assert [stage["effective_macs"] for stage in found["stages"]] == [layer.effective_macs for layer in layers]
+    expected = [layer.effective_macs for layer in layers]
+    expected[-1] = expected[-1] * 5 // 6  # without the class channels
+    assert [stage["effective_macs"] for stage in found["stages"]] == expected
     assert sum(stage["share"] for stage in found["stages"]) == pytest.approx(1)
     assert 0.1 < sum(stage["median_ms"] for stage in found["stages"]) / found["median_ms"] < 10  # whatever else the machine does
     assert found["min_ms"] <= found["median_ms"] and found["repetitions"] >= 3

@@ -15,10 +15,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dupnet import _core, cost, image, packed, zoo
+from dupnet import _core, cost, image, integer, packed, zoo
 from dupnet.errors import DataError
-from dupnet.integer import IntegerModel
-from dupnet.spec import LayerSpec, ModelSpec
 
 SCORE = 0.5
 """Lowest score that every detector keeps while it is measured."""
@@ -32,7 +30,8 @@ class StageTime:
         name: `Conv1`, ...
         way: how the kernels compute it (docs/kernels.md).
         median_ms: of one run.
-        macs, effective_macs: multiply-adds of the convolution over duplicated channels, and after the shortcuts (`dupnet.cost`).
+        macs, effective_macs: multiply-adds of the convolution over duplicated channels, and after the shortcuts (`dupnet.cost`), of the
+            filters that the packed model has.
         gmacs_per_s: effective multiply-adds, in thousand millions a second.
         share: of all stages' time, 0 to 1.
         least_ms: what its vector instructions take at the measured peak, every lane in use; None if it has none or nobody asked.
@@ -150,28 +149,29 @@ def measure(
     median = float(np.median(ours))
     stage_ms = np.median(stages, axis=0)
     rows, columns = pixels.shape[:2]
-    spec = _spec(packed.load(path))
+    loaded = packed.load(path)
+    network = integer.spec_of(loaded)  # its last layer has class channels, which the packed model has not
+    counted = cost.count(network, (rows, columns)).layers
     places = rows * columns
     times = []
-    for number, (layer, ms) in enumerate(zip(cost.count(spec, (rows, columns)).layers, stage_ms)):
-        way, vectors = core.ways()[number]
-        least = places / 1024 * vectors / peaks[way] * 1e3 if peaks and vectors else None
+    for layer, stage, spec, ms, (way, vectors) in zip(counted, loaded.stages, network.layers, stage_ms, core.ways()):
+        macs, effective = (count * stage.filters // spec.filters for count in (layer.macs, layer.effective_macs))
         times.append(
             StageTime(
                 name=layer.name,
                 way=way,
                 median_ms=float(ms),
-                macs=layer.macs,
-                effective_macs=layer.effective_macs,
-                gmacs_per_s=float(layer.effective_macs / ms / 1e6),
+                macs=macs,
+                effective_macs=effective,
+                gmacs_per_s=float(effective / ms / 1e6),
                 share=float(ms / stage_ms.sum()),
-                least_ms=least,
+                least_ms=places / 1024 * vectors / peaks[way] * 1e3 if peaks and vectors else None,
             )
         )
-        places //= spec.layers[number].pool ** 2
+        places //= stage.pool**2
     least_ms = [stage.least_ms for stage in times if stage.least_ms is not None]
     return Bench(
-        model=spec.name,
+        model=loaded.name,
         isa=core.kernels,
         threads=threads,
         size=f"{width}x{height}",
@@ -209,11 +209,3 @@ def _milliseconds(call: Callable[[], object]) -> float:
     call()
     return 1e3 * (time.perf_counter() - start)
 
-
-def _spec(model: IntegerModel) -> ModelSpec:
-    """The spec of a packed model, for its cost."""
-    layers = tuple(
-        LayerSpec(stage.filters, stage.kernel, stage.pool, stage.weight_bits, stage.input_bits, stage.weight_copies, stage.map_copies)
-        for stage in model.stages
-    )
-    return ModelSpec(model.name, layers, model.head)
