@@ -115,7 +115,7 @@ def test_each_way_of_the_kernels(kernels: str, extreme: bool, way: str, shape: d
     first = random_stage(rng, in_channels=3, filters=shape["in_channels"], pool=2, input_bits=8, output_bits=shape.get("input_bits", 2))
     middle = random_stage(rng, **{"output_bits": 2, **shape})
     after = random_stage(rng, in_channels=shape["filters"], filters=9, pool=2, input_bits=shape.get("output_bits", 2), output_bits=2)
-    last = random_stage(rng, in_channels=9, filters=12, output_bits=0)
+    last = random_stage(rng, in_channels=9, filters=10, output_bits=0)
     stages = [first, middle, after, last]
     if extreme:
         assert first.thresholds is not None
