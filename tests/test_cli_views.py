@@ -33,7 +33,7 @@ def test_detect_looks_as_often_as_it_is_told() -> None:
 
 def test_evaluate_says_how_often_it_looked(tiny_wider: Path, tmp_path: Path) -> None:
     root = shutil.copytree(tiny_wider, tmp_path / "wider")
-    table = {"0--Discs/%d.png" % n: {"easy": [0], "medium": [0, 1], "hard": [0, 1]} for n in range(8)}
+    table = {f"0--Discs/{n}.png": {"easy": [0], "medium": [0, 1], "hard": [0, 1]} for n in range(8)}
     (root / "wider_face_split" / "val_difficulty.json").write_text(json.dumps(table))
     arguments = ["evaluate", "dupnet-tinier-yolo", "--wider", str(root), "--json", "--sizes", "64,128", "--flip"]
     result = CliRunner().invoke(main, arguments)

@@ -12,7 +12,7 @@ import tomllib
 import zlib
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from dupnet import checked
 from dupnet.errors import SpecError
@@ -177,18 +177,27 @@ class EResFDSpec:
 
     Attributes:
         channels: of every map behind the stem, a multiple of 4; 16 is the published "1x".
+        backbone: `"standard"`, or `"separable"`: each 3x3 convolution of the backbone is a depthwise one and a 1x1 one, as in MobileNet.
+        backbone_channels: of the backbone's maps, if another number than `channels`; 1x1 convolutions lead from the one to the other.
     """
 
     channels: int = 16
+    backbone: Literal["standard", "separable"] = "standard"
+    backbone_channels: int = 0
 
     def __post_init__(self) -> None:
+        if self.backbone not in ("standard", "separable"):
+            raise SpecError(f"eresfd: backbone must be 'standard' or 'separable', not {self.backbone!r}")
+        if not 0 <= self.backbone_channels <= 1024 or self.backbone_channels % 2:
+            raise SpecError(f"eresfd: backbone_channels must be an even number up to 1024, not {self.backbone_channels}")
         if not isinstance(self.channels, int) or isinstance(self.channels, bool) or not 4 <= self.channels <= 1024 or self.channels % 4:
             raise SpecError(f"eresfd: channels must be a multiple of 4 up to 1024, not {self.channels!r}")
 
     @property
     def name(self) -> str:
         """What files and tables call it."""
-        return "eresfd" if self.channels == 16 else f"eresfd-{self.channels}"
+        name = "eresfd" if self.channels == 16 else f"eresfd-{self.channels}"
+        return name + f"-{self.backbone}{self.backbone_channels or ''}" * (self != EResFDSpec(self.channels))
 
     @property
     def stride(self) -> int:

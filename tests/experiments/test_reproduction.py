@@ -169,3 +169,15 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path, monkeypatch: pytest.Mo
         other.wait()
     with runs.claimed(tmp_path) as mine:
         assert mine
+
+
+def test_eresfds_backbones_are_compared_at_equal_size(faces: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(main, arguments(faces, tmp_path, "eresfd-backbone"))
+    assert result.exit_code == 0, result.output
+    text = (tmp_path / "tiny.md").read_text()
+    table = {line.split("|")[1].strip(): line.split("|") for line in text.splitlines() if line.startswith("| `")}
+    assert (table["`standard`"][2].strip(), table["`separable`"][2].strip()) == ("92,208", "91,750")
+    assert all(cells[-2].strip() == "1" and float(cells[4]) > 0 for cells in table.values())
+    assert "| Plain convolutions beat depthwise-separable ones of equal size |" in text
+    again = CliRunner().invoke(main, arguments(faces, tmp_path, "eresfd-backbone"))
+    assert "2 runs, 2 of them finished before" in again.output

@@ -47,7 +47,8 @@ def command(
     report_only: bool,
 ) -> None:
     """Train every row of TABLE (table1 to table6, figure3, figure4, a single row such as table6/dupnet, or all), measure it, and write
-    the paper's numbers and ours side by side.
+    the paper's numbers and ours side by side. eresfd-backbone is the experiment behind EResFD: plain against depthwise-separable
+    convolutions.
 
     Kill it at any moment and start it again: finished runs stay, the interrupted one goes on from its last checkpoint, and rows of
     several tables that are the same run are trained once. The scale `paper` is the paper's schedule, for those who have WIDER FACE,

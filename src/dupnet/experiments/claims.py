@@ -76,8 +76,11 @@ CLAIMS: dict[str, tuple[Claim, ...]] = {
     "figure4": tuple(
         Claim(f"{n} weight copies beat fewer filters of the same size", f"figure4/duplicated-{n}x", f"figure4/slim-{n}x") for n in (2, 4, 8)
     ),
+    "eresfd-backbone": (
+        Claim("Plain convolutions beat depthwise-separable ones of equal size", "eresfd-backbone/standard", "eresfd-backbone/separable"),
+    ),
 }
-"""By table or figure. Source: DupNet, section 4."""
+"""By table or figure. Source: DupNet, section 4; the last one: EResFD's abstract."""
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from statistics import fmean, stdev
 
 from dupnet import cost, paper, zoo
 from dupnet.errors import DataError
-from dupnet.experiments import claims
+from dupnet.experiments import backbones, claims, runs
 from dupnet.experiments.reproduction import MEASURES, Study, results, rows_of
 from dupnet.experiments.runs import Measured
 from dupnet.files import write_text
@@ -42,7 +42,7 @@ def text(study: Study) -> str:
     """The whole report: how it was measured, then each table of which something was run."""
     named = rows_of(study.names)
     tables = list(dict.fromkeys(row.table for row in named))
-    rows = list({row.name: row for table in tables for row in (*paper.rows(table), *named)}.values())
+    rows = list({row.name: row for table in tables for row in (*_rows(table), *named)}.values())
     found = results(study, rows)
     values = {
         name: [float(scores[study.measure]) for scores in scored if _is_number(scores.get(study.measure))] for name, scored in found.items()
@@ -51,10 +51,14 @@ def text(study: Study) -> str:
     spread = claims.pooled(by_run.values())  # rows that are one run count once
     parts = [_head(study, found, spread)]
     for table in tables:
-        parts.append(_table(study, table, found))
+        parts.append(_backbones(study, found) if table == backbones.TABLE else _table(study, table, found))
         if table in claims.CLAIMS:
             parts.append(_claims(table, values, spread))
     return "\n\n".join(parts) + "\n"
+
+
+def _rows(table: str) -> Sequence[paper.Row]:
+    return backbones.rows() if table == backbones.TABLE else paper.rows(table)
 
 
 def _is_number(value: object) -> bool:
@@ -103,6 +107,25 @@ def _table(study: Study, table: str, found: Results) -> str:
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _backbones(study: Study, found: Results) -> str:
+    """EResFD's experiment has no numbers of the paper beside it, but a time."""
+    times = runs.measured(study.run.out / study.scale.name / "backbones-ms.json", backbones.milliseconds)
+    height, width = backbones.SIZE_HW
+    lines = ["## EResFD's backbone", "", f"| row | parameters | million MACs at {width}x{height} | ms, one thread | ours | dr | seeds |"]
+    lines.append("|---|---|---|---|---|---|---|")
+    for row in backbones.rows():
+        parameters, macs = backbones.cost(row.name)
+        scored = found.get(row.name, ())
+        cells = [f"`{row.name.partition('/')[2]}`", f"{parameters:,}", f"{macs / 1e6:.1f}", f"{times[row.name]:.1f}"]
+        cells += [_mean(scored, study.measure), _mean(scored, "dr"), str(len(scored)) if scored else "not run"]
+        lines.append(f"| {' | '.join(cells)} |")
+    recipe = recipes.load(backbones.RECIPES[study.scale.name])
+    crops = f"{recipe.steps:,} steps of {recipe.batch} crops of {recipe.augmentation.crop_px} pixels"
+    return "\n".join(
+        [*lines, "", f"Recipe `{backbones.RECIPES[study.scale.name]}`: {crops}. Times are medians of interleaved runs in torch."]
+    )
 
 
 def _mean(scored: Sequence[Measured], measure: str) -> str:

@@ -16,7 +16,7 @@ from dupnet import paper
 from dupnet.data import fddb
 from dupnet.errors import DupnetError, SpecError
 from dupnet.evaluation import wider as wider_protocol
-from dupnet.experiments import runs
+from dupnet.experiments import backbones, runs
 from dupnet.experiments.claims import CLAIMS
 from dupnet.experiments.runs import Measured
 from dupnet.nn import checkpoint
@@ -111,12 +111,10 @@ def rows_of(names: Sequence[str]) -> list[paper.Row]:
         if row := paper.row(name):
             found[row.name] = row
             continue
-        for row in paper.rows(None if name == "all" else name):
+        for row in backbones.rows() if name == backbones.TABLE else paper.rows(None if name == "all" else name):
             found[row.name] = row
         for claim in CLAIMS.get(name, ()):
-            for other in (claim.better, claim.worse):
-                if row := paper.row(other):
-                    found[row.name] = row
+            found |= {row.name: row for other in (claim.better, claim.worse) if (row := paper.row(other))}
     return list(found.values())
 
 
@@ -127,8 +125,11 @@ def _recipe(name: str) -> Recipe:
 
 def job_of(row: paper.Row, scale: Scale, seed: int, data: Path) -> Job:
     """The run of one row and seed."""
-    base = replace(_recipe(scale.recipe), seed=seed)
-    key, recipe = runs.keyed(recipes.with_model(base, spec=row.name), data)
+    if row.table == backbones.TABLE:
+        recipe = replace(_recipe(backbones.RECIPES[scale.name]), spec=backbones.SPECS[row.name])
+    else:
+        recipe = recipes.with_model(_recipe(scale.recipe), spec=row.name)
+    key, recipe = runs.keyed(replace(recipe, seed=seed), data)
     return Job(key, recipe, (row.name,))
 
 
@@ -236,7 +237,7 @@ def measure(study: Study, job: Job, *, progress: bool = False) -> Measured:
     files = _score_files(study, folder)
 
     def network() -> Any:
-        return checkpoint.load(folder / "network.pt")
+        return checkpoint.load_any(folder / "network.pt")
 
     scores = runs.measured(files["wider"], lambda: runs.wider_scores(network(), study.run.data, size, progress=progress))
     if root := study.fddb:

@@ -30,12 +30,13 @@ from dupnet import image, packed
 from dupnet.conversion import convert
 from dupnet.data import fddb, wider
 from dupnet.detections import Detections
-from dupnet.errors import DataError, SpecError
+from dupnet.errors import DataError
 from dupnet.evaluation import fddb as fddb_protocol
 from dupnet.evaluation import wider as wider_protocol
 from dupnet.files import write_json
 from dupnet.nn import Network
 from dupnet.nn.detection import detect
+from dupnet.nn.eresfd import EResFD, EResFDDetector
 from dupnet.runtime import Detector
 from dupnet.spec import ModelSpec
 from dupnet.training import loop
@@ -69,11 +70,16 @@ def keyed(recipe: Recipe, data: Path) -> tuple[str, Recipe]:
     checkpoints are written. Options at their defaults do not count either, so a run keeps its name when options are added to recipes.
     """
     if not isinstance(recipe.spec, ModelSpec):
-        raise SpecError("experiments are about networks of layers; this recipe trains another kind of detector")
+        content = _changes(replace(recipe, checkpoint_steps=500)) | {"data": data_key(data, "train")}
+        return _hash(content), recipe
     spec = replace(recipe.spec, name="run", about="", default_size_px=416, default_score=0.5)
     content = _changes(replace(recipe, spec=spec, checkpoint_steps=500)) | {"data": data_key(data, "train")}
-    key = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+    key = _hash(content)
     return key, replace(recipe, spec=replace(spec, name=f"run-{key}"))
+
+
+def _hash(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def _changes(value: Any) -> Any:
@@ -171,11 +177,14 @@ def measured(path: Path, compute: Callable[[], Measured]) -> Measured:
         raise DataError(f"{path}: cannot be read: {error}; delete it to measure again") from None
 
 
-def detector(network: Network, size: int) -> Callable[[NDArray[np.uint8]], Detections]:
+def detector(network: Network | EResFD, size: int) -> Callable[[NDArray[np.uint8]], Detections]:
     """A network as an evaluation wants it: every box of at least `LOWEST_SCORE`, the photo's long side scaled to `size`.
 
     Integer networks are converted and run by the C core, which finds the same boxes sooner.
     """
+    if isinstance(network, EResFD):
+        floats = EResFDDetector(network)
+        return lambda photo: floats.detect(photo, size=size, score=LOWEST_SCORE)
     if not network.spec.is_integer:
         return lambda photo: detect(network, photo, size=size, score=LOWEST_SCORE)
     with tempfile.NamedTemporaryFile(suffix=".dnet") as file:
@@ -184,13 +193,13 @@ def detector(network: Network, size: int) -> Callable[[NDArray[np.uint8]], Detec
     return lambda photo: core.detect(photo, size=size, score=LOWEST_SCORE)
 
 
-def wider_scores(network: Network, data: Path, size: int, *, progress: bool = False) -> Measured:
+def wider_scores(network: Network | EResFD, data: Path, size: int, *, progress: bool = False) -> Measured:
     """Scores on the val photos by WIDER FACE's rules; what cannot be measured is None."""
     scores = asdict(wider_protocol.evaluate(detector(network, size), data, progress=progress))
     return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in scores.items()} | {"size": size}
 
 
-def fddb_scores(network: Network, root: Path, size: int, *, progress: bool = False) -> Measured:
+def fddb_scores(network: Network | EResFD, root: Path, size: int, *, progress: bool = False) -> Measured:
     """The paper's measure: the part of FDDB's faces found at 284 false positives, by the discrete and by the continuous score."""
     photos = fddb.read(root)
     found = fddb_protocol.run(detector(network, size), photos, fddb.photo_folder(root, photos), progress=progress)

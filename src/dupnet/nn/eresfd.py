@@ -58,12 +58,19 @@ def conv_bn(in_channels: int, channels: int, kernel_size: int = 3, *, stride: in
     return nn.Sequential(conv, nn.BatchNorm2d(channels), *([nn.ReLU()] if relu else []))
 
 
+def separable_bn(in_channels: int, channels: int, *, stride: int = 1, relu: bool = True) -> nn.Sequential:
+    """A depthwise 3x3 convolution with batch norm and ReLU, then a 1x1 one with batch norm, and ReLU if wanted (MobileNet's block)."""
+    depthwise = nn.Conv2d(in_channels, in_channels, 3, stride, 1, groups=in_channels, bias=False)
+    return nn.Sequential(depthwise, nn.BatchNorm2d(in_channels), nn.ReLU(), *conv_bn(in_channels, channels, 1, relu=relu))
+
+
 class Residual(nn.Module):
     """Two 3x3 convolutions beside a shortcut (a 1x1 convolution where the stride is 2); no ReLU after the sum."""
 
-    def __init__(self, channels: int, stride: int = 1) -> None:
+    def __init__(self, channels: int, stride: int = 1, *, separable: bool = False) -> None:
         super().__init__()
-        self.body = nn.Sequential(*conv_bn(channels, channels, stride=stride), *conv_bn(channels, channels, relu=False))
+        conv = separable_bn if separable else conv_bn
+        self.body = nn.Sequential(*conv(channels, channels, stride=stride), *conv(channels, channels, relu=False))
         self.shortcut = conv_bn(channels, channels, 1, stride=stride, relu=False) if stride > 1 else nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -118,17 +125,19 @@ class EResFD(nn.Module):
     def __init__(self, spec: EResFDSpec | None = None) -> None:
         super().__init__()
         self.spec = spec or EResFDSpec()
-        channels = self.spec.channels
-        levels = len(STRIDES)
+        channels, width = self.spec.channels, self.spec.backbone_channels or self.spec.channels
+        levels, separable = len(STRIDES), self.spec.backbone == "separable"
+        conv = separable_bn if separable else conv_bn
         self.stem = nn.Sequential(
-            conv_bn(3, channels // 2, 5, stride=4, relu=False),
-            conv_bn(channels // 2, channels // 2),
-            conv_bn(channels // 2, channels),
-            Residual(channels),
+            conv_bn(3, width // 2, 5, stride=4, relu=False),
+            conv(width // 2, width // 2),
+            conv(width // 2, width),
+            Residual(width, separable=separable),
         )
         self.stages = nn.ModuleList(
-            nn.Sequential(Residual(channels, 2), *(Residual(channels) for _ in range(count - 1))) for count in BLOCKS
+            nn.Sequential(*(Residual(width, 2 if block == 0 else 1, separable=separable) for block in range(count))) for count in BLOCKS
         )
+        self.narrow = nn.ModuleList(conv_bn(width, channels, 1) if width != channels else nn.Identity() for _ in range(levels))
         self.laterals = nn.ModuleList(conv_bn(channels, channels, 1) for _ in range(levels - 1))
         self.smooth = nn.ModuleList(conv_bn(channels, channels) for _ in range(levels - 2))
         # Column i of the first five mixes level i from above, column 4 + i level i with the backbone's map.
@@ -154,7 +163,7 @@ class EResFD(nn.Module):
         maps = [self.stem(x)]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
-        return maps
+        return [narrow(x) for narrow, x in zip(self.narrow, maps)]
 
     def _pyramid(self, maps: list[Tensor]) -> list[Tensor]:
         shares = self.mixing.relu()

@@ -28,8 +28,8 @@ Found = tuple[NDArray[np.float64], NDArray[np.float64]]
 class Teacher:
     """How a teacher's boxes and the labels become one.
 
-    A box of the teacher is *sure* (`score >= sure`), *half sure* (`half <= score < sure`) or nothing. It is *known* if its IoU with a labelled
-    face is at least `overlap`, or if an ignore region covers at least that share of it.
+    A box of the teacher is *sure* (`score >= sure`), *half sure* (`half <= score < sure`) or nothing. It is *known* if its IoU with a
+    labelled face is at least `overlap`, or if an ignore region covers at least that share of it.
 
     - `"add"`: the labels stay. A sure box that is not known becomes a face, a half-sure one an ignore region.
     - `"replace"`: the teacher gives the targets. Its sure boxes become the faces, its half-sure ones ignore regions; a labelled face that
