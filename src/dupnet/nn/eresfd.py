@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dupnet import image
 from dupnet.detections import Detections, check_arguments, nms
 from dupnet.errors import CheckpointError
+from dupnet.head import LOG_SIZE_MAX
 from dupnet.spec import EResFDSpec
 
 STRIDES = (4, 8, 16, 32, 64, 128)
@@ -200,7 +201,7 @@ def anchors(shapes: list[tuple[int, int]]) -> NDArray[np.float32]:
 def decode(location: NDArray[np.float32], anchors: NDArray[np.float32]) -> NDArray[np.float32]:
     """Locations `(n, 4)` relative to their anchors, to boxes `(n, 4)` x1 y1 x2 y2 in pixels."""
     centre = anchors[:, :2] + location[:, :2] * VARIANCES[0] * anchors[:, 2:]
-    size = anchors[:, 2:] * np.exp(location[:, 2:] * VARIANCES[1])
+    size = anchors[:, 2:] * np.exp(np.minimum(location[:, 2:] * VARIANCES[1], LOG_SIZE_MAX))
     return np.concatenate([centre - size / 2, centre + size / 2], 1).astype(np.float32)
 
 

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dupnet.data.augmentation import FACE, IGNORE
+from dupnet.head import LOG_SIZE_MAX
 from dupnet.nn import eresfd
 from dupnet.nn.eresfd import Level
 from dupnet.training.loss import Losses, area, generalized_iou, intersection
@@ -123,7 +124,7 @@ def multibox_loss(levels: list[Level], boxes: Tensor, kinds: Tensor, options: Mu
     with torch.no_grad():
         where = anchors[anchor]
         centre = where[:, :2] + location[photo, anchor, :2] * eresfd.VARIANCES[0] * where[:, 2:]
-        size = where[:, 2:] * (location[photo, anchor, 2:] * eresfd.VARIANCES[1]).exp()
+        size = where[:, 2:] * (location[photo, anchor, 2:] * eresfd.VARIANCES[1]).clamp(max=LOG_SIZE_MAX).exp()
         iou, _ = generalized_iou(torch.cat([centre - size / 2, centre + size / 2], 1), truth)
         mean_iou = iou.mean() if len(iou) else location.new_zeros(())
     return Losses(options.box * box + objectness, box.detach(), objectness.detach(), (kinds == FACE).sum(), mean_iou)
