@@ -122,8 +122,9 @@ _WORST_NOTE = (
     "face or one that was found already."
 )
 _COST_NOTE = (
-    "Multiply-adds of the plain convolutions, and after the two shortcuts that duplication allows; maps: what a layer reads and writes, "
-    "for the total the largest of them. The total of the file has a header besides its layers."
+    "Bytes of the file are those before its coding, which makes thresholds and some weights smaller; in all there is a header too. "
+    "Multiply-adds are those of the plain convolutions, and after the two shortcuts that duplication allows. Maps: what a layer reads and "
+    "writes, in all the largest of them."
 )
 
 
@@ -194,7 +195,7 @@ def _layers(number: int, entry: Entry) -> dict[str, Any]:
         )
         for line in (*entry.cost.layers, entry.cost.total)
     ]
-    columns = ("Layer", "Weights, KB", "File, bytes", "Multiply-adds, million", "After shortcuts", "Maps, KB")
+    columns = ("Layer", "Weights, KB", "File before coding, bytes", "Multiply-adds, million", "After shortcuts", "Maps, KB")
     return {"number": number, "name": entry.outcome.detector, "columns": columns, "rows": rows}
 
 
