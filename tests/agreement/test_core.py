@@ -66,7 +66,7 @@ def test_sums_at_the_edge_of_32_bits(kernels: str, copies: dict[str, int], weigh
     assert first.thresholds is not None
     first.thresholds[:] = -first.accumulator_max
     last = random_stage(
-        rng, in_channels=64, filters=6, kernel=7, weight_bits=weight_bits, input_bits=8, output_bits=0, map_copies=10, **copies
+        rng, in_channels=64, filters=5, kernel=7, weight_bits=weight_bits, input_bits=8, output_bits=0, map_copies=10, **copies
     )
     last.weights[:3], last.weights[3:] = 2**weight_bits - 1, 1 - 2**weight_bits
     assert last.accumulator_max > 2**29 * (1 if weight_bits == 7 else 3)

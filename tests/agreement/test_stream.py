@@ -58,6 +58,18 @@ def test_the_largest_sums(weight_bits: int, extreme: int) -> None:
         assert_equal_maps(random_model(rng, [stage], anchors=1), np.full((4, 32, 3), extreme, np.uint8))
 
 
+@pytest.mark.parametrize("copies", [{}, {"weight_copies": 5}, {"weight_copies": 64}])
+def test_sums_at_the_edge_of_32_bits(copies: dict[str, int]) -> None:
+    rng = np.random.default_rng(0)
+    first = random_stage(rng, in_channels=3, filters=64, kernel=1, input_bits=8, output_bits=8)
+    assert first.thresholds is not None
+    first.thresholds[:] = -first.accumulator_max
+    last = random_stage(rng, in_channels=64, filters=5, kernel=7, weight_bits=8, input_bits=8, output_bits=0, map_copies=10, **copies)
+    last.weights[:3], last.weights[3:] = 255, -255
+    assert last.accumulator_max > 2**30
+    assert_equal_maps(random_model(rng, [first, last], anchors=1), np.full((9, 32, 3), 255, np.uint8))
+
+
 @pytest.mark.parametrize(
     ("channels", "map_copies", "weight_copies"),
     [(8, 4, 1), (32, 1, 4), (16, 3, 2), (24, 2, 6), (64, 1, 2), (8, 64, 64), (4, 3, 6), (9, 2, 6), (12, 2, 1), (5, 7, 7), (3, 64, 64)],
