@@ -30,6 +30,12 @@ static const dn_kernels *const table[] = {
     &dn_kernels_avx512,
     &dn_kernels_avx512vbmi,
 #endif
+#ifdef DN_NEON
+    &dn_kernels_neon,
+#endif
+#ifdef DN_NEON_DOT
+    &dn_kernels_neondot,
+#endif
 };
 
 enum { TABLE_LENGTH = sizeof table / sizeof table[0] };

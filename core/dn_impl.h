@@ -78,7 +78,20 @@ extern const dn_kernels dn_kernels_portable;
 extern const dn_kernels dn_kernels_avx2, dn_kernels_avx512, dn_kernels_avx512vbmi;
 enum { DN_AVX2 = 1, DN_AVX512 = 2 /* F, BW, DQ, VL */, DN_AVX512_VBMI = 4 };
 int dn_x86_has(int features); /* all of them, and the system keeps their registers */
+#endif
+
+#ifdef __GNUC__
 #define DN_NOINLINE __attribute__((noinline)) /* of hot loops: alone they get the registers */
+#endif
+
+/* 64-bit ARM. Dot products need a compiler that knows them without options: GCC 8, Clang 16, or Apple's for a Mac. */
+#if !defined(DN_PORTABLE_ONLY) && defined(__aarch64__) && !defined(__AARCH64EB__) && defined(__GNUC__)
+#define DN_NEON
+extern const dn_kernels dn_kernels_neon;
+#if defined(__ARM_FEATURE_DOTPROD) || !defined(__clang__) || (__clang_major__ >= 16 && defined(__linux__))
+#define DN_NEON_DOT
+extern const dn_kernels dn_kernels_neondot;
+#endif
 #endif
 
 /* The fastest kernels that run here, or those of that name; NULL if there are none. */

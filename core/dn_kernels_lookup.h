@@ -381,6 +381,7 @@ static void lookup_conv_rows(const dn_conv *conv, size_t first, size_t last, voi
 #undef STORE
 #undef ADD
 
+#ifndef DN_NEON /* which has its own */
 /* The functions of the kernel table. Four ways to compute a stage, by its shape alone: */
 typedef enum way { FIRST, PIXELS, LOOKUP, PORTABLE } way;
 
@@ -466,3 +467,4 @@ static DN_NOINLINE void spin(const char *name, uint64_t vectors, void *result) {
     EACH_COLUMN(SPUN)
     v_store(result, table);
 }
+#endif

@@ -29,7 +29,8 @@ class Target(NamedTuple):
 
 
 TARGETS = [
-    Target("aarch64", "aarch64-linux-gnu-gcc", ("qemu-aarch64", "-cpu", "cortex-a53"), ("portable",)),
+    Target("aarch64", "aarch64-linux-gnu-gcc", ("qemu-aarch64", "-cpu", "cortex-a53"), ("portable", "neon")),
+    Target("aarch64-dot-products", "aarch64-linux-gnu-gcc", ("qemu-aarch64", "-cpu", "max"), ("portable", "neon", "neondot")),
     Target("arm-32-bit", "arm-linux-gnueabihf-gcc", ("qemu-arm",), ("portable",)),
     Target("s390x-big-endian", "s390x-linux-gnu-gcc", ("qemu-s390x",), ("portable",)),
 ]
@@ -64,8 +65,8 @@ def test_every_value_of_every_stage(target: Target) -> None:
     text = call(*target.run, program(target.compiler, "agreement"), vectors_file())
     print(f"\n{text}", end="")
     compared = dict(re.findall(r"^(\S+): (\d+) values of \d+ maps equal; [1-9]\d+ boxes within", text, flags=re.MULTILINE))
-    assert set(target.kernels) <= set(compared), text
-    assert "streaming" in compared and all(int(count) > 200_000 for count in compared.values())
+    assert set(compared) == {*target.kernels, "streaming"}, text
+    assert all(int(count) > 200_000 for count in compared.values())
 
 
 @every_target
@@ -74,3 +75,28 @@ def test_checks(target: Target, tmp_path: Path) -> None:
     packed.save(small_model(), tmp_path / "small.dnet")
     packed.save(wide_model(), tmp_path / "wide.dnet")
     assert call(*target.run, program(target.compiler, "checks"), tmp_path / "small.dnet", tmp_path / "wide.dnet") == "ok\n"
+
+
+@pytest.mark.parametrize("source", ["agreement", "checks"])
+def test_neon_under_sanitizers(source: str, tmp_path: Path) -> None:
+    """Address and undefined behaviour; leaks are looked for on x86."""
+    need("aarch64-linux-gnu-gcc", "qemu-aarch64")
+    flags = ["-std=c99", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{CORE}"]
+    call("aarch64-linux-gnu-gcc", *flags, *SOURCES, ROOT / "tests/core" / f"{source}.c", "-o", tmp_path / source, "-lm")
+    vectors.write(tmp_path / "vectors", [*vectors.of_random_models(20), *vectors.of_resizes()])
+    packed.save(small_model(), tmp_path / "small.dnet")
+    packed.save(wide_model(), tmp_path / "wide.dnet")
+    files = ["vectors"] if source == "agreement" else ["small.dnet", "wide.dnet"]
+    run = ["qemu-aarch64", "-cpu", "max", "-L", "/usr/aarch64-linux-gnu", tmp_path / source]
+    text = call(*run, *(tmp_path / name for name in files), env={"ASAN_OPTIONS": "detect_leaks=0"})
+    assert "neondot: " in text or text == "ok\n"
+
+
+@pytest.mark.parametrize("language", [["-std=c99"], ["-x", "c++", "-std=c++11"]], ids=["c99", "c++11"])
+@pytest.mark.parametrize("processor", ["armv8-a", "armv8.2-a+dotprod"])
+def test_no_warnings_of_clang_for_arm(language: list[str], processor: str) -> None:
+    """The compiler of most ARM machines, which Debian's package contains for all processors."""
+    need("clang", "aarch64-linux-gnu-gcc")
+    target = ["--target=aarch64-linux-gnu", "-isystem", "/usr/aarch64-linux-gnu/include", f"-march={processor}"]
+    for source in SOURCES:
+        call("clang", *target, *language, "-O2", *WARNINGS, "-fsyntax-only", source)
