@@ -87,15 +87,22 @@ static int64_t read_integer(dn_coder *c, size_t kind) {
 /* value / 2^bits, rounded down. */
 static int64_t shift_down(int64_t value, int bits) { return value >= 0 ? value >> bits : ~(~value >> bits); }
 
-/* Sum of one filter's weights; every byte is looked up in halves. At most 49 * 2^18 * 255 < 2^32. */
+static uint32_t ones(uint32_t v) {
+    v -= v >> 1 & 0x55555555u;
+    v = (v & 0x33333333u) + (v >> 2 & 0x33333333u);
+    return ((v + (v >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24;
+}
+
+/* Sum of one filter's weights: at most 49 * 2^18 * 255 < 2^32. */
 static int64_t weight_sum(const dn_stage *stage, size_t filter) {
-    static const uint8_t ones[16] = {0, 1, 1, 2, 1, 2, 2, 3, 1, 2, 2, 3, 2, 3, 3, 4};
     const uint8_t *plane = stage->weights + filter * stage->weight_bits * stage->plane_bytes;
     int64_t sum = 0, count = (int64_t)stage->kernel * stage->kernel * stage->stored_channels;
     for (size_t b = 0; b < stage->weight_bits; b++, plane += stage->plane_bytes) {
-        int64_t set = 0;
-        for (size_t i = 0; i < stage->plane_bytes; i++) set += ones[plane[i] & 15] + ones[plane[i] >> 4];
-        sum += set << b;
+        uint32_t set = 0;
+        size_t i = 0;
+        for (; i + 4 <= stage->plane_bytes; i += 4) set += ones(dn_load_u32(plane + i));
+        for (; i < stage->plane_bytes; i++) set += ones(plane[i]);
+        sum += (int64_t)set << b;
     }
     return 2 * sum - count * ((1 << stage->weight_bits) - 1);
 }

@@ -158,21 +158,19 @@ def weights(coder: Coder, kernel: int, stored_channels: int, channels: int, bits
         channels: of the map that is read, before duplication: how far copies are apart.
         bits: `(filters, kernel * kernel * stored_channels)`, 0 or 1; what is coded is stored there too.
     """
-    code, row_bits = coder.bit, kernel * stored_channels
+    count, plan = kernel * kernel * stored_channels, []
+    for index in range(count):  # where the neighbours are; none is at `count`, where a 2 stands
+        place, channel = divmod(index, stored_channels)
+        above = index - kernel * stored_channels if place >= kernel else count
+        left = index - stored_channels if place % kernel else count
+        copy = channel // channels
+        plan.append((9 * min(copy, 3), above, left, index - channels if copy else count))
+    code, found = coder.bit, [0] * count + [2]
     for number, given in enumerate(bits.tolist()):
-        done: list[int] = []
-        for index, value in enumerate(given):
-            place, channel = divmod(index, stored_channels)
-            row, column = divmod(place, kernel)
-            copy = channel // channels
-            if copy and not done[index - channels]:
-                context = WEIGHT_CONTEXTS - 1
-            else:
-                above = done[index - row_bits] if row else 2
-                left = done[index - stored_channels] if column else 2
-                context = 9 * min(copy, 3) + 3 * above + left
-            done.append(code(context, value))
-        bits[number] = done
+        for index, (first, above, left, before) in enumerate(plan):
+            context = first + 3 * found[above] + found[left] if found[before] else WEIGHT_CONTEXTS - 1
+            found[index] = code(context, given[index])
+        bits[number] = found[:count]
 
 
 def thresholds(coder: Coder, expected: NDArray[np.int64], bound: int, values: NDArray[np.int64]) -> None:

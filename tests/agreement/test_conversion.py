@@ -36,6 +36,20 @@ def test_torch_equals_reference_equals_core(name: str, activation: str, tmp_path
     assert max(len(np.unique(m)) for m in slow[:-1]) == 4, "the maps must use all levels, or this test would be blind"
 
 
+@pytest.mark.parametrize(("name", "most"), [("dupnet-tinier-yolo", 37786), ("dupnet-tinier-yolo-l", 46490)])
+def test_the_kilobytes_that_the_paper_counts_for_weights_hold_the_whole_file(name: str, most: int) -> None:
+    """Also of an untrained network, whose weights have nothing in common but the copies that one latent weight has."""
+    torch.manual_seed(0)
+    network = Network(zoo.get(name)).train()
+    pixels = torch.randint(0, 256, (2, 3, 64, 64))
+    with torch.no_grad():
+        for _ in range(20):
+            network(pixels)
+    model = convert(network.eval())
+    plain, smallest = packed.to_bytes(model), packed.to_bytes(model, smallest=True)
+    assert len(smallest) <= len(plain) <= most
+
+
 @st.composite
 def specs(draw: st.DrawFn) -> ModelSpec:
     layers, bits = [], 8

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from random_models import input_map, small_model
+from random_models import input_map, random_model, random_stage, small_model
 
 from dupnet import Detector, _core, coder, packed, reference
 from dupnet.errors import ConversionError, ModelFileError
@@ -228,14 +228,31 @@ def test_one_model_has_one_code() -> None:
             assert packed.from_bytes(packed.to_bytes(model)) and packed.to_bytes(model) != DATA
 
 
+def with_related_copies(seed: int) -> packed.IntegerModel:
+    """Three stages whose copies are one latent value against rising thresholds, so that they are worth coding."""
+    rng = np.random.default_rng(seed)
+    stages, channels, bits = [], 3, 8
+    for filters, output_bits in ((9, int(rng.integers(1, 4))), (17, int(rng.integers(1, 4))), (10, 0)):
+        copies, kernel = int(rng.choice([2, 3, 4, 5, 8])), int(rng.choice([1, 3, 5, 7]))
+        stage = random_stage(
+            rng, in_channels=channels, filters=filters, kernel=kernel, input_bits=bits, output_bits=output_bits, map_copies=copies
+        )
+        latent = np.tile(rng.normal(0, 1, (filters, channels, kernel, kernel)), (1, copies, 1, 1))
+        stage.weights[:] = np.where(latent > np.repeat(np.linspace(-1, 1, copies), channels)[:, None, None], 1, -1)
+        stages.append(stage)
+        channels, bits = filters, output_bits
+    return random_model(rng, stages)
+
+
 def test_python_and_c_decode_the_same_bytes() -> None:
-    for seed in range(30):
-        model = small_model(seed)
+    coded = 0
+    for model in [*(small_model(seed) for seed in range(6)), *(with_related_copies(seed) for seed in range(12))]:
         for smallest in (False, True):
             data = packed.to_bytes(model, smallest=smallest)
             expected = []
-            for stage, record in zip(model.stages, range(RECORDS, SCALES, STAGE_BYTES)):
+            for stage, record in zip(model.stages, range(RECORDS, len(data), STAGE_BYTES)):
                 if data[record + 14]:
+                    coded += 1
                     codes = ((stage.weights + 1) // 2).transpose(0, 2, 3, 1).reshape(stage.filters, -1)
                     expected.append(np.packbits(codes.astype(np.uint8), axis=1, bitorder="little").tobytes())
                 if stage.thresholds is not None:
@@ -247,6 +264,7 @@ def test_python_and_c_decode_the_same_bytes() -> None:
             for part in expected:  # the padding between the parts is nobody's
                 assert found[at : at + len(part)] == part
                 at += padded(len(part))
+    assert coded > 60
 
 
 def test_every_truncation() -> None:

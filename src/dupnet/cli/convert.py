@@ -15,12 +15,15 @@ from dupnet.cli.parameters import FRACTION
 @click.option("-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The packed file, FACE.dnet.")
 @click.option("--score", type=FRACTION, help="Default score threshold to store.  [default: the spec's]")
 @click.option("--size", type=click.IntRange(32, 8192), help="Default long side of the network's input to store.  [default: the spec's]")
-def command(checkpoint: Path, output: Path, score: float | None, size: int | None) -> None:
+@click.option(
+    "--smallest", is_flag=True, help="Code all weights: up to 2% fewer bytes, for ten times the work and memory to open the file."
+)
+def command(checkpoint: Path, output: Path, score: float | None, size: int | None, smallest: bool) -> None:
     """Convert CHECKPOINT to integers, without loss, and pack it."""
     from dupnet import packed
     from dupnet.conversion import convert
 
     model = convert(checkpoint)
     score, size = (model.default_score if score is None else score), size or model.default_size_px
-    packed.save(replace(model, default_score=score, default_size_px=size), output)
+    packed.save(replace(model, default_score=score, default_size_px=size), output, smallest=smallest)
     click.echo(f"{output}: {output.stat().st_size} bytes, {len(model.stages)} stages")
