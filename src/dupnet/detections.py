@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from dupnet.errors import DataError, ImageError
+from dupnet.files import whole
 
 Boxes = NDArray[np.float32]
 SUFFIXES = (".json", ".csv", ".png", ".jpg", ".jpeg")
@@ -158,17 +159,14 @@ class Detections:
         if suffix not in SUFFIXES:
             raise DataError(f"{path}: the name must end in one of {' '.join(SUFFIXES)}")
         picture = self.plot() if suffix in (".png", ".jpg", ".jpeg") else None
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         try:
-            if picture is not None:
-                picture.save(part, **({"format": "PNG"} if suffix == ".png" else {"format": "JPEG", "quality": 92}))
-            else:
-                part.write_text(self.to_csv() if suffix == ".csv" else self.to_json() + "\n", encoding="utf-8")
-            os.replace(part, path)
+            with whole(path) as part:
+                if picture is not None:
+                    picture.save(part, **({"format": "PNG"} if suffix == ".png" else {"format": "JPEG", "quality": 92}))
+                else:
+                    part.write_text(self.to_csv() if suffix == ".csv" else self.to_json() + "\n", encoding="utf-8")
         except OSError as error:
             raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
-        finally:
-            part.unlink(missing_ok=True)
 
     def _photo(self, image: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
         photo = self.image if image is None else image

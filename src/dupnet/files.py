@@ -1,24 +1,50 @@
-"""Small text files, written so that a reader or a killed process never meets half of one."""
+"""Files that a reader or a killed process never meets half of."""
 
 from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 
-def write_text(path: str | Path, text: str) -> None:
-    """Write `text` as UTF-8; a complete file is there afterwards, or the old one is untouched. Missing folders are made."""
-    part = Path(f"{path}.{os.getpid()}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Where to write a file's content: a hidden file beside it, which takes its place when the block ends well, and goes when it fails.
+
+    What exists and is no regular file (`/dev/stdout`, a pipe) is written directly: replacing it would remove the device.
+
+    Raises:
+        OSError: the file cannot be written; its `filename` is `path`, not the hidden file's.
+
+    Example:
+        >>> with whole("numbers.txt") as part:  # doctest: +SKIP
+        ...     part.write_text("1 2 3")
+    """
+    path = Path(path)
+    direct = path.exists() and not path.is_file() and not path.is_dir()
+    part = path if direct else path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(text, encoding="utf-8")
-        os.replace(part, path)
+        yield part
+        if not direct:
+            os.replace(part, path)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:
-        part.unlink(missing_ok=True)
+        if not direct:
+            with suppress(OSError):
+                part.unlink()
 
 
-def write_json(path: str | Path, content: dict[str, Any]) -> None:
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as UTF-8, lines ending as they are, whole or not at all. Missing folders are made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as part:
+        part.write_text(text, encoding="utf-8", newline="")
+
+
+def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
     """Write plain data as JSON, as `write_text` does."""
     write_text(path, json.dumps(content, indent=1) + "\n")

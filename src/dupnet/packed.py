@@ -10,7 +10,6 @@ import math
 import os
 import struct
 import zlib
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from dupnet import coder
 from dupnet.errors import ConversionError, ModelFileError
+from dupnet.files import whole
 from dupnet.integer import IntegerModel, Stage, accumulator_max, validate
 from dupnet.spec import GRID_CHANNELS, HeadSpec, is_name
 
@@ -83,17 +83,9 @@ def save(model: IntegerModel, path: str | os.PathLike[str], *, smallest: bool = 
         ConversionError: the model breaks a rule.
         OSError: the file cannot be written; its `filename` is `path`.
     """
-    path = Path(path)
     data = to_bytes(model, smallest=smallest)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
+    with whole(path) as part:
         part.write_bytes(data)
-        os.replace(part, path)
-    except OSError as error:  # of the file that was asked for, not of the hidden one
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        with suppress(OSError):
-            part.unlink()
 
 
 def load(source: str | os.PathLike[str] | bytes) -> IntegerModel:

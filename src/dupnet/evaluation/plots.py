@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from dupnet.errors import DataError
 from dupnet.evaluation.matching import FALSE_POSITIVES_PER_PHOTO, Flags, Floats
 from dupnet.evaluation.outcome import Curve, Outcome, check_comparable
+from dupnet.files import whole
 
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#b0558f", "#8a6d00", "#3a9bd0", "#6b4fa0", "#4d4d4d")
 INK, MUTED, GRID, PAPER = "#1c2127", "#5a6470", "#dde2e7", "#fefefe"
@@ -138,15 +139,12 @@ def save(outcomes: Sequence[Outcome], path: str | os.PathLike[str], *, title: st
             axes.set_axis_off()
         figure.legend(handles=[_handle(n, o) for n, o in enumerate(outcomes)], loc="outside lower center", ncols=4, fontsize=11)
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
         kind = path.suffix.lower()[1:]
         try:
-            figure.savefig(part, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
-            os.replace(part, path)
+            with whole(path) as part:
+                figure.savefig(part, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
         except OSError as error:
             raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
-        finally:
-            part.unlink(missing_ok=True)
 
 
 def check_suffix(path: Path) -> None:

@@ -27,6 +27,7 @@ from dupnet.errors import DataError
 from dupnet.evaluation import plots
 from dupnet.evaluation.matching import FALSE_POSITIVES_PER_PHOTO, IOU, Floats
 from dupnet.evaluation.outcome import NEVER, Outcome, PhotoOutcome
+from dupnet.files import whole
 
 THUMBNAILS = 12
 """Of each kind, for each detector."""
@@ -72,14 +73,11 @@ def write(
     """
     path = Path(path)
     page = render(entries, images, title=title, about=about, date=date)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        part.write_text(page, encoding="utf-8", errors="backslashreplace")  # a file's name may be no valid text
-        os.replace(part, path)
+        with whole(path) as part:
+            part.write_text(page, encoding="utf-8", errors="backslashreplace")  # a file's name may be no valid text
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def render(entries: Sequence[Entry], images: str | Path, *, title: str, about: Mapping[str, str], date: str) -> str:

@@ -11,6 +11,7 @@ import torch
 
 from dupnet import spec as model_spec
 from dupnet.errors import CheckpointError
+from dupnet.files import whole
 from dupnet.nn.eresfd import EResFD, is_published, load_published
 from dupnet.nn.network import Network, NetworkOptions
 from dupnet.spec import EResFDSpec
@@ -21,16 +22,11 @@ KIND_ERESFD = "dupnet eresfd 1"
 
 def write(path: str | Path, content: dict[str, Any]) -> None:
     """Write `content` (plain data and tensors) so that a complete file is there or the old one is untouched."""
-    part = Path(f"{path}.{os.getpid()}.part")
-    part.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with open(part, "wb") as file:
-            torch.save(content, file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with whole(path) as part, open(part, "wb") as file:
+        torch.save(content, file)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read(path: str | Path) -> dict[str, Any]:

@@ -1,0 +1,40 @@
+"""Files appear whole or not at all, and a device stays a device."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from dupnet.files import whole, write_json, write_text
+
+
+def test_a_file_takes_the_place_of_the_old_one_only_when_it_is_complete(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "a.json"
+    write_json(path, {"a": 1})
+    with pytest.raises(KeyError), whole(path) as part:
+        part.write_text("half")
+        raise KeyError
+    assert path.read_text() == '{\n "a": 1\n}\n' and list(path.parent.iterdir()) == [path]
+
+
+def test_what_is_no_regular_file_is_written_directly(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    got: list[str] = []
+    reader = threading.Thread(target=lambda: got.append(pipe.read_text()))
+    reader.start()
+    write_text(pipe, "through")
+    reader.join(timeout=10)
+    assert got == ["through"] and pipe.is_fifo()
+
+
+def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
+    with pytest.raises(OSError) as error, whole(tmp_path / "no" / "folder.txt") as part:
+        part.write_text("x")
+    assert error.value.filename == str(tmp_path / "no" / "folder.txt")
+    with pytest.raises(OSError) as error:
+        write_text(tmp_path, "a folder is no file")
+    assert error.value.filename == str(tmp_path)
