@@ -39,7 +39,7 @@ static void split_pixels(const uint8_t *row, size_t columns, uint8_t *planes, si
 
 typedef struct first_stage {
     size_t pitch;              /* of a plane's row */
-    uint8_t *rows;             /* [4][3][pitch] */
+    uint8_t *rows;             /* [4][2][3][pitch]: with a zero before, and shifted by one, so that all addresses are aligned */
     uint8_t *thirds;           /* [2 rows][2 parities][THIRDS][pitch] */
     const int8_t *weights;     /* [filters][PAIRS][LANES], two repeated */
     const int16_t *thresholds; /* [filters][count], less 1 */
@@ -65,7 +65,7 @@ static uint64_t first_prepared(const dn_stage *stage, const void *prepared, firs
 static uint64_t first_scratch(const dn_stage *stage, size_t columns, uint8_t *scratch, first_stage *w) {
     uint64_t used = 0;
     w->pitch = (columns + LANES - 1) / LANES * LANES + LANES;
-    w->rows = (uint8_t *)dn_block(scratch, &used, 4 * 3 * (uint64_t)w->pitch);
+    w->rows = (uint8_t *)dn_block(scratch, &used, 4 * 2 * 3 * (uint64_t)w->pitch);
     w->thirds = (uint8_t *)dn_block(scratch, &used, 2 * 2 * THIRDS * (uint64_t)w->pitch);
     w->levels = (uint8_t *)dn_block(scratch, &used, pixel_levels_bytes(stage));
     return used;
@@ -118,24 +118,29 @@ static void first_prepare(const dn_stage *stage, void *prepared) {
     }
 }
 
-/* Row y - 1 of the map into slot y mod 4. */
-static void first_fill_row(const dn_conv *conv, const first_stage *w, size_t y) {
-    uint8_t *rows = w->rows + y % 4 * 3 * w->pitch;
-    memset(rows, 0, 3 * w->pitch);
-    if (y >= 1 && y - 1 < conv->rows) split_pixels(conv->in + (y - 1) * 3 * conv->columns, conv->columns, rows + 1, w->pitch);
+/* Plane c of row y - 1 of the map: pixel x at x + 1, or at x if shifted. */
+static inline uint8_t *first_plane(const first_stage *w, size_t y, size_t shifted, size_t c) {
+    return w->rows + ((y % 4 * 2 + shifted) * 3 + c) * w->pitch;
 }
 
-/* Pair the third places for conv row y of a pool's two. */
+static void first_fill_row(const dn_conv *conv, const first_stage *w, size_t y) {
+    uint8_t *plain = first_plane(w, y, 0, 0), *shifted = first_plane(w, y, 1, 0);
+    memset(plain, 0, 2 * 3 * w->pitch);
+    if (y < 1 || y > conv->rows) return;
+    split_pixels(conv->in + (y - 1) * 3 * conv->columns, conv->columns, shifted, w->pitch);
+    for (size_t c = 0; c < 3; c++) memcpy(plain + c * w->pitch + 1, shifted + c * w->pitch, conv->columns);
+}
+
+/* Pair the third places for conv row y of a pool's two: those at x + 1 of even columns x, in turn, and of odd ones. */
 static void first_fill_thirds(const first_stage *w, size_t columns, size_t y) {
-    size_t pitch = w->pitch;
-    const uint8_t *a = w->rows + y % 4 * 3 * pitch + 2, *b = w->rows + (y + 1) % 4 * 3 * pitch + 2, *c = w->rows + (y + 2) % 4 * 3 * pitch + 2;
-    const uint8_t *const pairs[THIRDS][2] = {{a, b}, {a + pitch, b + pitch}, {a + 2 * pitch, b + 2 * pitch}, {c, c + pitch}, {c + 2 * pitch, c}};
     for (size_t i = 0; i < THIRDS; i++) {
-        uint8_t *even = w->thirds + (y % 2 * 2 * THIRDS + i) * pitch, *odd = even + THIRDS * pitch;
+        const uint8_t *a = i < 3 ? first_plane(w, y, 1, i) : first_plane(w, y + 2, 1, 2 * i - 6);
+        const uint8_t *b = i < 3 ? first_plane(w, y + 1, 1, i) : first_plane(w, y + 2, 1, 1); /* of no weight in the last pair */
+        uint8_t *even = w->thirds + (y % 2 * 2 * THIRDS + i) * w->pitch, *odd = even + THIRDS * w->pitch;
         for (size_t x = 0; x < columns; x += LANES) {
-            vec p = v_load(pairs[i][0] + x), q = v_load(pairs[i][1] + x);
-            v_store(even + x, v_or(v_low_byte(p), v_low(q)));
-            v_store(odd + x, v_or(v_high(p), v_high_byte(q)));
+            vec p = v_load(a + x), q = v_load(b + x), p_next = v_load(a + x + 2), q_next = v_load(b + x + 2);
+            v_store(even + x, v_or(v_high(p), v_high_byte(q)));
+            v_store(odd + x, v_or(v_low_byte(p_next), v_low(q_next)));
         }
     }
 }
@@ -143,11 +148,7 @@ static void first_fill_thirds(const first_stage *w, size_t columns, size_t y) {
 /* Where the pairs lie at column 0, for even and odd columns of the first conv row and of the second; y is the first of four rows. */
 static void first_fill_places(const first_stage *w, size_t y, const uint8_t *places[PAIRS][4]) {
     for (size_t i = 0; i < 9; i++) {
-        const uint8_t *above = w->rows + ((y + i / 3) % 4 * 3 + i % 3) * w->pitch, *below = w->rows + ((y + i / 3 + 1) % 4 * 3 + i % 3) * w->pitch;
-        places[i][0] = above;
-        places[i][1] = above + 1;
-        places[i][2] = below;
-        places[i][3] = below + 1;
+        for (size_t j = 0; j < 4; j++) places[i][j] = first_plane(w, y + i / 3 + j / 2, j % 2, i % 3);
     }
     for (size_t i = 9; i < PAIRS; i++)
         for (size_t j = 0; j < 4; j++) places[i][j] = w->thirds + (j * THIRDS + i - 9) * w->pitch;

@@ -39,6 +39,7 @@ typedef struct lookup {
     size_t chunks;             /* of HALF filters */
     int fold;                  /* both halves of a vector are copies of the same filters */
     size_t sums_pitch;         /* 16-bit sums of one column */
+    size_t pairs;              /* of a bit and a copy whose sums make a filter's */
     size_t ring;               /* rows of tables that are kept */
     size_t pitch;              /* tables of one group in a row: columns rounded up to BLOCK, and the border */
     uint16_t times2, zeros;    /* 2 * times; times * zero * copies */
@@ -84,6 +85,7 @@ static void lookup_shape(const dn_stage *stage, lookup *w) {
     w->chunks = ((size_t)stage->filters + HALF - 1) / HALF;
     w->fold = stage->weight_bits == 1 && HALF % stage->filters == 0;
     w->sums_pitch = w->fold ? w->lanes / 2 : w->lanes;
+    w->pairs = w->fold ? w->sums_pitch / stage->filters : stage->weight_bits * w->copies;
     w->ring = (size_t)stage->kernel + stage->pool - 1;
     size_t times = stage->map_copies * w->channels / stage->stored_channels, zero = ((size_t)1 << stage->weight_bits) - 1;
     w->times2 = (uint16_t)(2 * times);
@@ -145,7 +147,7 @@ static void lookup_prepare(const dn_stage *stage, void *prepared) {
 
 /* Tables and totals of one row of the map, into a slot of the ring; `row` is NULL above and below the map, where zeros stand.
  * Byte e of the table at [group][border + column] is the sum of the X of those channels whose bit is set in e. */
-static void lookup_fill_row(const dn_conv *conv, const lookup *w, const uint8_t *row, size_t slot) {
+static DN_NOINLINE void lookup_fill_row(const dn_conv *conv, const lookup *w, const uint8_t *row, size_t slot) {
     size_t c = conv->stage->in_channels, g = w->channels, columns = conv->columns, border = conv->stage->kernel / 2;
     uint8_t *tables = w->tables + slot * w->groups * w->pitch * TABLE;
     uint16_t *totals = w->totals + slot * w->pitch;
@@ -185,7 +187,7 @@ static void lookup_fill_row(const dn_conv *conv, const lookup *w, const uint8_t 
 }
 
 /* What the weights' zero point adds to each sum of conv row i of the pool: X under the kernel. `first` is the slot of its first row. */
-static void lookup_fill_window(const dn_stage *stage, const lookup *w, size_t columns, size_t first, uint16_t *DN_RESTRICT window) {
+static DN_NOINLINE void lookup_fill_window(const dn_stage *stage, const lookup *w, size_t columns, size_t first, uint16_t *DN_RESTRICT window) {
     size_t kernel = stage->kernel;
     memset(window, 0, w->pitch * sizeof *window);
     for (size_t i = 0; i < kernel; i++)
@@ -270,47 +272,62 @@ static void lookup_fill_places(const lookup *w, size_t kernel, size_t y, size_t 
             for (size_t j = 0; j < across; j++) *place++ = w->tables + (((y + i) % w->ring * w->groups + group) * w->pitch + j) * TABLE;
 }
 
-/* A stage's sums of HALF filters from f on, at one column. */
+/* A stage's sums of HALF filters from f on, at one column. One pair of bit and copy is the usual case. */
 static inline vec lookup_result(const dn_stage *stage, const lookup *w, const uint16_t *sums, size_t f, uint16_t window) {
-    size_t copies = w->fold ? w->sums_pitch / stage->filters : w->copies, step = stage->filters;
-    const uint16_t *at = sums + f + copies * step * stage->weight_bits;
     vec sum = v_zero();
-    for (size_t b = 0; b < stage->weight_bits; b++) {
-        sum = v_add16(sum, sum);
-        for (size_t i = 0; i < copies; i++) {
-            at -= step;
-            sum = v_add16(sum, v_load(at));
+    if (w->pairs == 1) {
+        sum = v_load(sums + f);
+    } else {
+        size_t copies = w->pairs / stage->weight_bits, step = stage->filters;
+        const uint16_t *at = sums + f + w->pairs * step;
+        for (size_t b = 0; b < stage->weight_bits; b++) {
+            sum = v_add16(sum, sum);
+            for (size_t i = 0; i < copies; i++) {
+                at -= step;
+                sum = v_add16(sum, v_load(at));
+            }
         }
     }
-    return v_sub16(v_mul16(sum, v_all16(w->times2)), v_all16(window));
+    sum = w->times2 == 2 ? v_add16(sum, sum) : v_mul16(sum, v_all16(w->times2));
+    return v_sub16(sum, v_all16(window));
+}
+
+/* Pool: the sums of HALF filters from f on, at column p of the block (and its neighbours). */
+static inline vec lookup_pool(const dn_stage *stage, const lookup *w, size_t p, size_t f, const uint16_t *window) {
+    const uint16_t *sums = w->sums + p * w->sums_pitch, *below = sums + BLOCK * w->sums_pitch;
+    vec sum = lookup_result(stage, w, sums, f, window[p]);
+    if (stage->pool == 1) return sum;
+    vec right = lookup_result(stage, w, sums + w->sums_pitch, f, window[p + 1]);
+    vec down = lookup_result(stage, w, below, f, window[w->pitch + p]);
+    vec across = lookup_result(stage, w, below + w->sums_pitch, f, window[w->pitch + p + 1]);
+    return v_max16(v_max16(sum, right), v_max16(down, across));
 }
 
 /* Pool, thresholds and store: `valid` columns of the sums, output row y from output column x on. */
-static void lookup_finish(const dn_conv *conv, const lookup *w, size_t valid, size_t y, size_t x) {
+static DN_NOINLINE void lookup_finish(const dn_conv *conv, const lookup *w, size_t valid, size_t y, size_t x) {
     const dn_stage *stage = conv->stage;
     size_t pool = stage->pool, rows = conv->rows / pool, columns = conv->columns / pool, filters = stage->filters;
     const uint16_t *window = w->window + x * pool;
     for (size_t chunk = 0; chunk < w->chunks; chunk++) {
         size_t f = chunk * HALF, some = dn_min(HALF, filters - f);
-        for (size_t p = 0; p < valid; p += pool) {
-            vec sum = lookup_result(stage, w, w->sums + p * w->sums_pitch, f, window[p]);
-            if (pool == 2) {
-                const uint16_t *below = w->sums + BLOCK * w->sums_pitch;
-                vec right = lookup_result(stage, w, w->sums + (p + 1) * w->sums_pitch, f, window[p + 1]);
-                vec down = lookup_result(stage, w, below + p * w->sums_pitch, f, window[w->pitch + p]);
-                vec across = lookup_result(stage, w, below + (p + 1) * w->sums_pitch, f, window[w->pitch + p + 1]);
-                sum = v_max16(v_max16(sum, right), v_max16(down, across));
+        const int16_t *t = w->thresholds + chunk * w->count * HALF;
+        uint8_t *line = w->line + x * filters + f;
+        if (!stage->output_bits) {
+            int16_t values[BLOCK][HALF];
+            for (size_t p = 0; p < valid; p++) v_store(values[p], lookup_pool(stage, w, p, f, window));
+            for (size_t i = 0; i < some; i++)
+                for (size_t p = 0; p < valid; p++) ((int32_t *)conv->out)[((f + i) * rows + y) * columns + x + p] = values[p][i];
+        } else if (w->count == 3) { /* 2 bits: the usual case */
+            const vec t0 = v_load(t), t1 = v_load(t + HALF), t2 = v_load(t + 2 * HALF);
+            for (size_t p = 0; p < valid; p += pool, line += filters) {
+                vec sum = lookup_pool(stage, w, p, f, window);
+                v_store_levels(line, v_count(v_count(v_count(v_zero(), sum, t0), sum, t1), sum, t2), some);
             }
-            if (stage->output_bits) {
-                const int16_t *t = w->thresholds + chunk * w->count * HALF;
-                vec level = v_zero();
-                for (size_t i = 0; i < w->count; i++, t += HALF) level = v_count(level, sum, v_load(t));
-                v_store_levels(w->line + (x + p / pool) * filters + f, level, some);
-            } else {
-                int16_t values[HALF];
-                v_store(values, sum);
-                int32_t *out = (int32_t *)conv->out + (f * rows + y) * columns + x + p;
-                for (size_t i = 0; i < some; i++) out[i * rows * columns] = values[i];
+        } else {
+            for (size_t p = 0; p < valid; p += pool, line += filters) {
+                vec sum = lookup_pool(stage, w, p, f, window), level = v_zero();
+                for (size_t i = 0; i < w->count; i++) level = v_count(level, sum, v_load(t + i * HALF));
+                v_store_levels(line, level, some);
             }
         }
     }

@@ -84,7 +84,7 @@ typedef struct pixels {
     size_t pitch;              /* of a row of codes, with a zero before it */
     int unit;
     uint16_t offset;           /* 128 for each flush */
-    uint8_t *rows;             /* [4][codes][pitch] */
+    uint8_t *rows;             /* [4][codes][3][pitch]: pixel x at x + 1, x and x - 1, so that all addresses are aligned */
     uint8_t *levels;           /* [filters][HALF] */
     const uint8_t **places;    /* [3][codes][3][2], where the kernel's places lie at column 0, for both rows of a pool */
     const uint8_t *tables;     /* [blocks][3][codes][3][TOGETHER][TABLE] */
@@ -129,7 +129,7 @@ static uint64_t pixels_prepared(const void *prepared, pixels *w) {
 static uint64_t pixels_scratch(const dn_stage *stage, size_t columns, uint8_t *scratch, pixels *w) {
     uint64_t used = 0;
     w->pitch = (columns + LANES - 1) / LANES * LANES + LANES;
-    w->rows = (uint8_t *)dn_block(scratch, &used, 4 * (uint64_t)w->codes * w->pitch);
+    w->rows = (uint8_t *)dn_block(scratch, &used, 4 * 3 * (uint64_t)w->codes * w->pitch);
     w->levels = (uint8_t *)dn_block(scratch, &used, pixel_levels_bytes(stage));
     w->places = (const uint8_t **)dn_block(scratch, &used, 9 * (uint64_t)w->codes * 2 * sizeof(uint8_t *));
     return used;
@@ -189,11 +189,15 @@ static void pixels_prepare(const dn_stage *stage, void *prepared) {
 
 /* Row y - 1 of the map into slot y mod 4. */
 static void pixels_fill_row(const dn_conv *conv, const pixels *w, size_t y) {
-    uint8_t *row = w->rows + y % 4 * w->codes * w->pitch;
-    memset(row, 0, w->codes * w->pitch);
+    uint8_t *row = w->rows + y % 4 * w->codes * 3 * w->pitch;
+    memset(row, 0, w->codes * 3 * w->pitch);
     if (y < 1 || y > conv->rows) return;
     const uint8_t *from = conv->in + (y - 1) * w->codes * conv->columns;
-    for (size_t code = 0; code < w->codes; code++) memcpy(row + code * w->pitch + 1, from + code * conv->columns, conv->columns);
+    for (size_t code = 0; code < w->codes; code++, from += conv->columns, row += 3 * w->pitch) {
+        memcpy(row + 1, from, conv->columns);
+        memcpy(row + w->pitch, from, conv->columns);
+        memcpy(row + 2 * w->pitch, from + 1, conv->columns - 1);
+    }
 }
 
 static void pixels_fill_places(const pixels *w, size_t y) {
@@ -201,8 +205,8 @@ static void pixels_fill_places(const pixels *w, size_t y) {
     for (size_t i = 0; i < 3; i++)
         for (size_t code = 0; code < w->codes; code++)
             for (size_t j = 0; j < 3; j++) {
-                *place++ = w->rows + ((y + i) % 4 * w->codes + code) * w->pitch + j;
-                *place++ = w->rows + ((y + i + 1) % 4 * w->codes + code) * w->pitch + j;
+                *place++ = w->rows + (((y + i) % 4 * w->codes + code) * 3 + j) * w->pitch;
+                *place++ = w->rows + (((y + i + 1) % 4 * w->codes + code) * 3 + j) * w->pitch;
             }
 }
 
