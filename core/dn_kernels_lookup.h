@@ -18,6 +18,9 @@
  * So lanes 2 i and 2 i + 1 of a vector of bytes become lane i of two vectors of 16 bits; the weights are laid out such
  * that these hold filters in their order.
  *
+ * Few filters do not fill a vector. Then the places of the kernel become lanes as well ("spread"): each pixel's table is looked up for
+ * all places at once, as a 1x1 convolution with kernel^2 times the filters would, and the sums of a place are added where they belong.
+ *
  * The including file defines: LANES (bytes of a vector), GROUP, TABLE (bytes of a table), the type `vec` and
  *     v_zero() v_load(p) v_store(p, a) v_load_table(p) v_lookup(table, index) v_add8(a, b) v_add16 v_sub16 v_mul16 v_max16
  *     v_high(a)            16-bit a >> 8
@@ -33,7 +36,10 @@ enum { BLOCK = 8 /* columns whose sums are in registers together */ };
 /* What a stage needs, and where it is in scratch and prepared memory. */
 typedef struct lookup {
     size_t channels, groups;   /* g, and tables of a pixel */
-    size_t copies, lanes;      /* c' / g; weight_bits * copies * filters, rounded up to LANES */
+    size_t copies;             /* c' / g */
+    int spread;                /* the places of the kernel are lanes as well */
+    size_t vectors, lanes;     /* of weight_bits * copies * filters (* kernel^2 if spread), rounded up */
+    size_t cost;               /* look-ups of vectors a pixel */
     size_t x_max;
     size_t count;              /* thresholds of a filter */
     size_t chunks;             /* of HALF filters */
@@ -46,11 +52,12 @@ typedef struct lookup {
     uint8_t *tables;           /* [ring][groups][pitch][TABLE] */
     uint8_t *x;                /* [columns][channels] of one row, only where copies are added up */
     const uint8_t **places;    /* where the look-ups of a row find their tables */
+    uint16_t *spread_sums;     /* [ring][pitch][lanes], of each pixel with zeros around, if spread */
     uint16_t *totals;          /* [ring][pitch], sum of X over the channels of each pixel */
     uint16_t *window;          /* [pool][pitch], times * zero * copies * sum of X under the kernel */
     uint16_t *sums;            /* [pool][BLOCK][sums_pitch] */
     uint8_t *line;             /* [columns / pool][filters], the output row as bytes: in the map, or made codes of later */
-    const uint8_t *weights;    /* [lanes / LANES][kernel][groups][kernel][LANES], GROUP bits each */
+    const uint8_t *weights;    /* [vectors][kernel][groups][kernel][LANES], GROUP bits each; [vectors][groups][LANES] if spread */
     const int16_t *thresholds; /* [chunks][count][HALF], less 1 */
 } lookup;
 
@@ -69,21 +76,20 @@ static int lookup_covers(const dn_stage *stage) {
     return stage->accumulator_max < INT16_MAX && GROUP * (stage->in_channels / g) * (((size_t)1 << stage->input_bits) - 1) <= 255;
 }
 
-/* Look-ups of vectors a pixel. */
-static size_t lookup_cost(const dn_stage *stage) {
-    size_t g = lookup_gcd(stage->in_channels, stage->stored_channels), lanes = stage->weight_bits * (stage->stored_channels / g) * stage->filters;
-    return (size_t)stage->kernel * stage->kernel * ((g + GROUP - 1) / GROUP) * ((lanes + LANES - 1) / LANES);
-}
-
 static void lookup_shape(const dn_stage *stage, lookup *w) {
     w->channels = lookup_gcd(stage->in_channels, stage->stored_channels);
     w->groups = (w->channels + GROUP - 1) / GROUP;
     w->copies = stage->stored_channels / w->channels;
-    w->lanes = (stage->weight_bits * w->copies * stage->filters + LANES - 1) / LANES * LANES;
+    size_t lanes = stage->weight_bits * w->copies * stage->filters, places = (size_t)stage->kernel * stage->kernel;
+    size_t vectors = (lanes + LANES - 1) / LANES, spread = (places * lanes + LANES - 1) / LANES;
+    w->spread = stage->pool == 1 && 5 * spread < 4 * places * vectors;
+    w->vectors = w->spread ? spread : vectors;
+    w->cost = w->groups * (w->spread ? spread : places * vectors);
+    w->lanes = w->vectors * LANES;
     w->x_max = stage->in_channels / w->channels * (((size_t)1 << stage->input_bits) - 1);
     w->count = ((size_t)1 << stage->output_bits) - 1;
     w->chunks = ((size_t)stage->filters + HALF - 1) / HALF;
-    w->fold = stage->weight_bits == 1 && HALF % stage->filters == 0;
+    w->fold = !w->spread && stage->weight_bits == 1 && HALF % stage->filters == 0;
     w->sums_pitch = w->fold ? w->lanes / 2 : w->lanes;
     w->pairs = w->fold ? w->sums_pitch / stage->filters : stage->weight_bits * w->copies;
     w->ring = (size_t)stage->kernel + stage->pool - 1;
@@ -92,10 +98,21 @@ static void lookup_shape(const dn_stage *stage, lookup *w) {
     w->zeros = (uint16_t)(times * zero * w->copies);
 }
 
+static size_t lookup_cost(const dn_stage *stage) {
+    lookup w;
+    lookup_shape(stage, &w);
+    return w.cost;
+}
+
+/* Bytes of the weights of one vector. */
+static size_t lookup_vector_bytes(const dn_stage *stage, const lookup *w) {
+    return w->groups * LANES * (w->spread ? 1 : (size_t)stage->kernel * stage->kernel);
+}
+
 static uint64_t lookup_prepared(const dn_stage *stage, const void *prepared, lookup *w) {
     uint64_t used = 0;
     uint8_t *base = (uint8_t *)(uintptr_t)prepared;
-    w->weights = (const uint8_t *)dn_block(base, &used, (uint64_t)w->lanes * stage->kernel * stage->kernel * w->groups);
+    w->weights = (const uint8_t *)dn_block(base, &used, (uint64_t)w->vectors * lookup_vector_bytes(stage, w));
     w->thresholds = (const int16_t *)dn_block(base, &used, (uint64_t)w->chunks * w->count * HALF * sizeof(int16_t));
     return used;
 }
@@ -103,7 +120,8 @@ static uint64_t lookup_prepared(const dn_stage *stage, const void *prepared, loo
 static uint64_t lookup_scratch(const dn_stage *stage, size_t columns, uint8_t *scratch, lookup *w) {
     uint64_t used = 0;
     w->pitch = (columns + BLOCK - 1) / BLOCK * BLOCK + stage->kernel - 1;
-    w->tables = (uint8_t *)dn_block(scratch, &used, (uint64_t)w->ring * w->groups * w->pitch * TABLE);
+    w->tables = (uint8_t *)dn_block(scratch, &used, (w->spread ? 1 : (uint64_t)w->ring) * w->groups * w->pitch * TABLE);
+    w->spread_sums = (uint16_t *)dn_block(scratch, &used, w->spread ? (w->ring * (uint64_t)w->pitch * w->lanes + LANES) * sizeof(uint16_t) : 0);
     w->x = (uint8_t *)dn_block(scratch, &used, (uint64_t)columns * w->channels + DN_SLACK);
     w->places = (const uint8_t **)dn_block(scratch, &used, (uint64_t)stage->kernel * stage->kernel * w->groups * sizeof(uint8_t *));
     w->totals = (uint16_t *)dn_block(scratch, &used, (uint64_t)w->ring * w->pitch * sizeof(uint16_t));
@@ -124,32 +142,32 @@ static void lookup_prepare(const dn_stage *stage, void *prepared) {
     lookup w;
     lookup_shape(stage, &w);
     lookup_prepared(stage, prepared, &w);
-    size_t kernel = stage->kernel, filters = stage->filters, pairs = stage->weight_bits * w.copies;
+    size_t kernel = stage->kernel, filters = stage->filters, pairs = stage->weight_bits * w.copies, bytes = lookup_vector_bytes(stage, &w);
     uint8_t *weights = (uint8_t *)(uintptr_t)w.weights;
-    memset(weights, 0, w.lanes * kernel * kernel * w.groups);
-    for (size_t v = 0; v < pairs; v++)
-        for (size_t f = 0; f < filters; f++) {
-            const uint8_t *plane = stage->weights + (f * stage->weight_bits + v / w.copies) * stage->plane_bytes;
-            size_t lane = v * filters + f, chunk = lane / LANES, half = lane % LANES;
-            uint8_t *out = weights + chunk * kernel * w.groups * kernel * LANES + 2 * (half % HALF) + half / HALF;
-            for (size_t i = 0; i < kernel; i++)
-                for (size_t group = 0; group < w.groups; group++)
-                    for (size_t j = 0; j < kernel; j++, out += LANES) {
-                        size_t t = group * GROUP, at = (i * kernel + j) * stage->stored_channels + v % w.copies * w.channels + t;
-                        *out = (uint8_t)lookup_bits(plane, at, dn_min(GROUP, w.channels - t));
-                    }
-        }
+    memset(weights, 0, w.vectors * bytes);
+    for (size_t place = 0; place < kernel * kernel; place++)
+        for (size_t v = 0; v < pairs; v++)
+            for (size_t f = 0; f < filters; f++) {
+                const uint8_t *plane = stage->weights + (f * stage->weight_bits + v / w.copies) * stage->plane_bytes;
+                size_t lane = ((w.spread ? place * pairs : 0) + v) * filters + f, half = lane % LANES;
+                uint8_t *out = weights + lane / LANES * bytes + 2 * (half % HALF) + half / HALF;
+                for (size_t group = 0; group < w.groups; group++) {
+                    size_t t = group * GROUP, at = place * stage->stored_channels + v % w.copies * w.channels + t;
+                    size_t step = w.spread ? group : (place / kernel * w.groups + group) * kernel + place % kernel;
+                    out[step * LANES] = (uint8_t)lookup_bits(plane, at, dn_min(GROUP, w.channels - t));
+                }
+            }
     int16_t *thresholds = (int16_t *)(uintptr_t)w.thresholds;
     for (size_t f = 0; f < w.chunks * HALF; f++)
         for (size_t i = 0; i < w.count; i++)
             thresholds[(f / HALF * w.count + i) * HALF + f % HALF] = (int16_t)(f < filters ? dn_threshold(stage, f, i) - 1 : 0);
 }
 
-/* Tables and totals of one row of the map, into a slot of the ring; `row` is NULL above and below the map, where zeros stand.
+/* Tables and totals of one row of the map, into a slot of the ring (there is one row of tables if spread); `row` is NULL above and below the map, where zeros stand.
  * Byte e of the table at [group][border + column] is the sum of the X of those channels whose bit is set in e. */
 static DN_NOINLINE void lookup_fill_row(const dn_conv *conv, const lookup *w, const uint8_t *row, size_t slot) {
     size_t c = conv->stage->in_channels, g = w->channels, columns = conv->columns, border = conv->stage->kernel / 2;
-    uint8_t *tables = w->tables + slot * w->groups * w->pitch * TABLE;
+    uint8_t *tables = w->tables + (w->spread ? 0 : slot) * w->groups * w->pitch * TABLE;
     uint16_t *totals = w->totals + slot * w->pitch;
     memset(totals, 0, w->pitch * sizeof *totals);
     if (!row) {
@@ -358,6 +376,36 @@ static uint64_t lookup_prepared_bytes(const dn_stage *stage) {
     return lookup_prepared(stage, NULL, &w);
 }
 
+/* Sums of all places of the kernel at each pixel of a row, into a slot of the ring. */
+static void lookup_spread_row(const dn_conv *conv, const lookup *w, int is_outside, size_t steps, size_t slot) {
+    size_t border = conv->stage->kernel / 2, columns = conv->columns, bytes = lookup_vector_bytes(conv->stage, w);
+    uint16_t *sums = w->spread_sums + slot * w->pitch * w->lanes;
+    if (is_outside) {
+        memset(sums, 0, w->pitch * w->lanes * sizeof *sums);
+        return;
+    }
+    memset(sums, 0, border * w->lanes * sizeof *sums);
+    memset(sums + (border + columns) * w->lanes, 0, (w->pitch - border - columns) * w->lanes * sizeof *sums);
+    for (size_t group = 0; group < w->groups; group++) w->places[group] = w->tables + (group * w->pitch + border) * TABLE;
+    for (size_t x = 0; x < columns; x += BLOCK)
+        for (size_t i = 0; i < w->vectors; i++)
+            lookup_sums_any(w, x, w->weights + i * bytes, w->groups, steps, sums + (border + x) * w->lanes + i * LANES);
+}
+
+/* Add up the places' sums of one block of output row y. */
+static void lookup_gather(const dn_stage *stage, const lookup *w, size_t y, size_t x, size_t valid) {
+    size_t kernel = stage->kernel, step = w->pairs * stage->filters;
+    for (size_t p = 0; p < valid; p++)
+        for (size_t f = 0; f < step; f += HALF) {
+            vec sum = v_zero();
+            for (size_t i = 0; i < kernel; i++) {
+                const uint16_t *at = w->spread_sums + ((y + i) % w->ring * w->pitch + x + p) * w->lanes + i * kernel * step + f;
+                for (size_t j = 0; j < kernel; j++, at += w->lanes + step) sum = v_add16(sum, v_load(at));
+            }
+            v_store(w->sums + p * w->sums_pitch + f, sum);
+        }
+}
+
 static void lookup_conv_rows(const dn_conv *conv, size_t first, size_t last, void *scratch) {
     const dn_stage *stage = conv->stage;
     size_t kernel = stage->kernel, border = kernel / 2, pool = stage->pool, columns = conv->columns;
@@ -365,29 +413,31 @@ static void lookup_conv_rows(const dn_conv *conv, size_t first, size_t last, voi
     lookup_shape(stage, &w);
     lookup_prepared(stage, conv->prepared, &w);
     lookup_scratch(stage, columns, (uint8_t *)scratch, &w);
-    size_t steps = 255 / (GROUP * w.x_max), is_3 = kernel == 3 && steps >= 3;
+    size_t steps = 255 / (GROUP * w.x_max), is_3 = kernel == 3 && steps >= 3, bytes = lookup_vector_bytes(stage, &w);
     int codes = stage->output_bits && conv->out_layout != DN_BYTES;
     size_t made = first * pool; /* rows, counted from the border above the map */
     for (size_t y = first; y < last; y++) {
         for (; made < y * pool + w.ring; made++) {
-            const uint8_t *row = made >= border && made - border < conv->rows ? conv->in + (made - border) * columns * stage->in_channels : NULL;
-            lookup_fill_row(conv, &w, row, made % w.ring);
+            int is_outside = made < border || made - border >= conv->rows;
+            lookup_fill_row(conv, &w, is_outside ? NULL : conv->in + (made - border) * columns * stage->in_channels, made % w.ring);
+            if (w.spread) lookup_spread_row(conv, &w, is_outside, steps, made % w.ring);
         }
         if (!codes) w.line = (uint8_t *)conv->out + y * (columns / pool) * stage->filters;
         for (size_t i = 0; i < pool; i++) lookup_fill_window(stage, &w, columns, y * pool + i, w.window + i * w.pitch);
         for (size_t x = 0; x < columns; x += BLOCK) {
-            for (size_t i = 0; i < pool; i++) {
+            size_t valid = dn_min(BLOCK, columns - x);
+            if (w.spread) lookup_gather(stage, &w, y, x, valid);
+            for (size_t i = 0; i < pool && !w.spread; i++) {
                 lookup_fill_places(&w, kernel, y * pool + i, is_3 ? 1 : kernel);
-                for (size_t chunk = 0; chunk < w.lanes / LANES; chunk++) {
-                    const uint8_t *weights = w.weights + chunk * kernel * w.groups * kernel * LANES;
-                    uint16_t *out = w.sums + i * BLOCK * w.sums_pitch + chunk * (w.sums_pitch / (w.lanes / LANES));
+                for (size_t v = 0; v < w.vectors; v++) {
+                    uint16_t *out = w.sums + i * BLOCK * w.sums_pitch + v * (w.sums_pitch / w.vectors);
                     if (is_3)
-                        lookup_sums_3(&w, x, weights, steps / 3, out);
+                        lookup_sums_3(&w, x, w.weights + v * bytes, steps / 3, out);
                     else
-                        lookup_sums_any(&w, x, weights, kernel * kernel * w.groups, steps, out);
+                        lookup_sums_any(&w, x, w.weights + v * bytes, kernel * kernel * w.groups, steps, out);
                 }
             }
-            lookup_finish(conv, &w, dn_min(BLOCK, columns - x), y, x / pool);
+            lookup_finish(conv, &w, valid, y, x / pool);
         }
         if (codes) lookup_store_codes(conv, w.line, y);
     }
