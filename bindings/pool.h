@@ -24,17 +24,29 @@ namespace dupnet {
 
 // Threads that sleep until a call shares its work with them. One pool per process: a child of fork() has none of its
 // parent's threads and makes its own. Pools are never destroyed, so nothing waits for anything when the process ends.
+//
+// A detection shares its work ten times, a few microseconds apart, and to wake a sleeping thread takes longer than that. So whoever
+// has nothing left to do looks around for up to YIELDS turns, in which other threads may run, before it goes to sleep.
 class Pool {
 public:
     static void run(void *, int count, dn_task task, void *context) { of_this_process().share(count, task, context); }
 
 private:
+    enum { YIELDS = 100 };  // some 50 microseconds
+
     struct Job {
-        int count;
-        dn_task task;
-        void *context;
-        int next = 0, done = 0;
+        Job(int count, dn_task task, void *context) : count(count), task(task), context(context) {}
+        const int count;
+        const dn_task task;
+        void *const context;
+        int next = 0;
+        std::atomic<int> done{0};  // written under the lock
     };
+
+    template <class Condition>
+    static void look_around(Condition condition) {
+        for (int i = 0; i < YIELDS && !condition(); i++) std::this_thread::yield();
+    }
 
     static Pool &of_this_process() {
         static std::atomic<Pool *> current{nullptr};
@@ -51,10 +63,15 @@ private:
         std::unique_lock<std::mutex> lock(mutex);
         grow(count - 1);
         auto place = jobs.insert(jobs.end(), &job);
+        posted++;
         wake.notify_all();
         work(job, lock);
         jobs.erase(place);
-        finished.wait(lock, [&] { return job.done == job.count; });
+        auto is_done = [&] { return job.done == job.count; };
+        lock.unlock();
+        look_around(is_done);
+        lock.lock();  // whoever finished the job has let go of it when this returns
+        finished.wait(lock, is_done);
     }
 
     // Take the tasks of a job that nobody has taken. Locked on entry and on return.
@@ -83,6 +100,10 @@ private:
                         Job *job = nullptr;
                         wake.wait(lock, [&] { return (job = open_job()) != nullptr; });
                         work(*job, lock);
+                        unsigned seen = posted;
+                        lock.unlock();
+                        look_around([&] { return posted != seen; });
+                        lock.lock();
                     }
                 }).detach();
             } catch (const std::system_error &) {
@@ -94,6 +115,7 @@ private:
     std::mutex mutex;
     std::condition_variable wake, finished;
     std::list<Job *> jobs;
+    std::atomic<unsigned> posted{0};  // jobs so far, modulo 2^32; written under the lock
     int threads = 0;
 };
 
