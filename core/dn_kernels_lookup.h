@@ -232,7 +232,9 @@ static DN_NOINLINE void lookup_fill_window(const dn_stage *stage, const lookup *
             v_store(out + (p) * w->sums_pitch + HALF, high[p]);               \
         }                                                                     \
     }
-#define ADD(p, u, j) sum[p] = v_add8(sum[p], v_lookup(table##u, index##j));
+#define ADD(p, u, j)                                          \
+    sum[p] = v_add8(sum[p], v_lookup(table##u, index##j));    \
+    V_KEEP(sum[p]);
 
 /* Sums of LANES virtual filters at BLOCK columns, 3x3: `places` [3 * groups] are the tables at the first column's left neighbour
  * in the row `x` = 0; `steps` of them can be added in bytes. */
@@ -273,7 +275,9 @@ static DN_NOINLINE void lookup_sums_any(const lookup *w, size_t x, const uint8_t
         for (; place < flush; place++, weights += LANES) {
             const uint8_t *at = *place + x * TABLE;
             const vec index = v_load(weights);
-#define ADD_ANY(p) sum[p] = v_add8(sum[p], v_lookup(v_load_table(at + (p) * TABLE), index));
+#define ADD_ANY(p)                                                                    \
+    sum[p] = v_add8(sum[p], v_lookup(v_load_table(at + (p) * TABLE), index));         \
+    V_KEEP(sum[p]);
             EACH_COLUMN(ADD_ANY)
 #undef ADD_ANY
         }

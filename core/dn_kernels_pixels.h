@@ -220,6 +220,8 @@ static void pixels_fill_places(const pixels *w, size_t y) {
         V_KEEP(table);                                        \
         above[f] = v_add8(above[f], v_lookup(table, index));  \
         below[f] = v_add8(below[f], v_lookup(table, index_below)); \
+        V_KEEP(above[f]);                                     \
+        V_KEEP(below[f]);                                     \
     }
 #define FLUSH(f)                                                  \
     above_mixed[f] = v_add16(above_mixed[f], above[f]);           \
