@@ -127,20 +127,8 @@ public:
     }
 
     std::vector<nb::object> run(Photo input_map, int threads) {
-        size_t rows = input_map.shape(0), columns = input_map.shape(1), stride = static_cast<size_t>(model.stride), bytes;
-        dn_workers lent = workers(threads);
-        check(dn_run_arena_bytes(&model, rows, columns, &lent, &bytes));
         Maps maps;
-        dn_status status;
-        {
-            nb::gil_scoped_release released;
-            size_t cells = (rows / stride) * (columns / stride);
-            std::unique_ptr<int32_t[]> grid(new int32_t[model.stages[model.stage_count - 1].filters * cells]);
-            Arena arena = borrow(bytes);
-            status = dn_run(&model, input_map.data(), rows, columns, &lent, copy_map, &maps, arena.bytes.get(), arena.size, grid.get());
-            give_back(std::move(arena));
-        }
-        check(status);
+        run_with(input_map, threads, copy_map, &maps, nullptr);
         if (maps.incomplete) throw std::bad_alloc();
         return arrays_of(maps.all);
     }
@@ -148,22 +136,10 @@ public:
     // Seconds of each stage: the clock is read as each map is done.
     std::vector<double> stage_seconds(Photo input_map, int threads) {
         using clock = std::chrono::steady_clock;
-        size_t rows = input_map.shape(0), columns = input_map.shape(1), stride = static_cast<size_t>(model.stride), bytes;
-        dn_workers lent = workers(threads);
-        check(dn_run_arena_bytes(&model, rows, columns, &lent, &bytes));
         std::vector<clock::time_point> done;
         done.reserve(static_cast<size_t>(model.stage_count) + 1);
-        dn_status status;
-        {
-            nb::gil_scoped_release released;
-            std::unique_ptr<int32_t[]> grid(new int32_t[DN_GRID_CHANNELS * static_cast<size_t>(model.anchor_count) * (rows / stride) * (columns / stride)]);
-            Arena arena = borrow(bytes);
-            dn_tap look = [](void *times, const dn_map *) { static_cast<std::vector<clock::time_point> *>(times)->push_back(clock::now()); };
-            done.push_back(clock::now());
-            status = dn_run(&model, input_map.data(), rows, columns, &lent, look, &done, arena.bytes.get(), arena.size, grid.get());
-            give_back(std::move(arena));
-        }
-        check(status);
+        dn_tap look = [](void *times, const dn_map *) { static_cast<std::vector<clock::time_point> *>(times)->push_back(clock::now()); };
+        run_with(input_map, threads, look, &done, nullptr, true);
         std::vector<double> seconds;
         for (size_t i = 1; i < done.size(); i++) seconds.push_back(std::chrono::duration<double>(done[i] - done[i - 1]).count());
         return seconds;
@@ -192,6 +168,14 @@ public:
         return static_cast<double>(vectors) / std::chrono::duration<double>(clock::now() - start).count();
     }
 
+    auto scores(Photo input_map, int threads) {
+        std::unique_ptr<float[]> values(new float[model.stages[model.stage_count - 1].filters]);
+        run_with(input_map, threads, nullptr, nullptr, values.get());
+        return numpy(std::move(values), {model.stages[model.stage_count - 1].filters});
+    }
+
+    int classes() const { return model.anchor_count ? 0 : model.stages[model.stage_count - 1].filters; }
+
     size_t arena_bytes(size_t width, size_t height, int size, int threads, bool rows) const {
         dn_options options = {size, 1, 1, workers(threads)};
         size_t bytes;
@@ -216,6 +200,26 @@ public:
     dn_model model;
 
 private:
+    // All stages; `scores` receives a classifier's if it is not NULL. The tap is called before the first stage too, with NULL, if asked for.
+    void run_with(const Photo &input_map, int threads, dn_tap tap, void *context, float *scores, bool tap_first = false) {
+        size_t rows = input_map.shape(0), columns = input_map.shape(1), grid_rows, grid_columns, bytes;
+        dn_workers lent = workers(threads);
+        check(dn_grid_size(&model, rows, columns, &grid_rows, &grid_columns));
+        check(dn_run_arena_bytes(&model, rows, columns, &lent, &bytes));
+        dn_status status;
+        {
+            nb::gil_scoped_release released;
+            size_t cells = grid_rows * grid_columns;
+            std::unique_ptr<int32_t[]> grid(new int32_t[model.stages[model.stage_count - 1].filters * cells]);
+            Arena arena = borrow(bytes);
+            if (tap_first) tap(context, nullptr);
+            status = dn_run(&model, input_map.data(), rows, columns, &lent, tap, context, arena.bytes.get(), arena.size, grid.get());
+            give_back(std::move(arena));
+            if (status == DN_OK && scores) status = dn_class_scores(&model, grid.get(), cells, scores);
+        }
+        check(status);
+    }
+
     static dn_workers workers(int threads) { return {threads, dupnet::Pool::run, nullptr}; }
 
     // "name" forces those kernels, "-name,-name" forbids some, "" leaves the choice to the core.
@@ -407,6 +411,9 @@ NB_MODULE(_core, m) {
              "Run all stages on an input map and tell how long each took.")
         .def("ways", &Model::ways, "For each stage, how it is computed and the vector instructions that 1024 pixels of its convolution need.")
         .def("peak", &Model::peak, "way"_a, "Vector instructions of that way in a second, with nothing else to do.")
+        .def("scores", &Model::scores, "input_map"_a.noconvert(), nb::kw_only(), "threads"_a = 1,
+             "Class scores `(classes,) float32` of an input map.")
+        .def_prop_ro("classes", &Model::classes, "0 where the model finds boxes.")
         .def("arena_bytes", &Model::arena_bytes, "width"_a, "height"_a, nb::kw_only(), "size"_a, "threads"_a = 1, "rows"_a = false,
              "Bytes of memory that `detect`, or a `Stream`, works in for a photo of this size.")
         .def("arena_parts", &Model::arena_parts, "width"_a, "height"_a, nb::kw_only(), "size"_a, "threads"_a = 1, "rows"_a = false,

@@ -31,6 +31,20 @@ static float value(const dn_model *model, const cell *at, size_t anchor, size_t 
     return dn_load_f32(last->scales + 4 * c) * (float)at->sums[c * at->step] + dn_load_f32(last->scales + 4 * (last->filters + c));
 }
 
+dn_status dn_class_scores(const dn_model *model, const int32_t *grid, size_t cells, float *scores) {
+    if (!model || !grid || !scores) return DN_NULL_ARGUMENT;
+    if (model->anchor_count) return DN_NOT_CLASSES;
+    if (!cells) return DN_BAD_MAP_SIZE;
+    const dn_stage *last = &model->stages[model->stage_count - 1];
+    for (size_t c = 0; c < last->filters; c++, grid += cells) {
+        int64_t sum = 0;
+        for (size_t i = 0; i < cells; i++) sum += grid[i];
+        float mean = (float)((double)sum / (double)cells);
+        scores[c] = dn_load_f32(last->scales + 4 * c) * mean + dn_load_f32(last->scales + 4 * (last->filters + c));
+    }
+    return DN_OK;
+}
+
 static float sigmoid(float v) {
     v = v < -80 ? -80 : v > 80 ? 80 : v;
     return 1 / (1 + expf(-v));

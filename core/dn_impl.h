@@ -20,7 +20,7 @@ extern "C" {
 enum {
     DN_ALIGN = 64, /* bytes: of each block in the arena */
     DN_SLACK = 64, /* bytes that can be read after each map but the input map */
-    DN_MAX_KERNEL = 7
+    DN_MAX_KERNEL = 11
 };
 
 /* How a map of levels lies in memory, row by row. */
@@ -198,6 +198,17 @@ static inline uint64_t dn_pixel_bytes(size_t bits, size_t channels, dn_layout la
     if (layout == DN_BYTES) return channels;
     size_t together = dn_code_channels(bits, layout);
     return (channels + together - 1) / together;
+}
+
+/* How many places a window has that moves by `step` over `side` pixels. */
+static inline size_t dn_places(size_t side, size_t window, size_t step) { return side < window ? 0 : (side - window) / step + 1; }
+
+/* Rows (or columns) of a stage's sums, and of its output map, over an input map of `side` of them. */
+static inline size_t dn_sums_side(const dn_stage *stage, size_t side) {
+    return dn_places(side + 2 * (size_t)stage->border, stage->kernel, stage->step);
+}
+static inline size_t dn_out_side(const dn_stage *stage, size_t side) {
+    return dn_places(dn_sums_side(stage, side), stage->pool, stage->pool_step);
 }
 
 static inline size_t dn_min(size_t a, size_t b) { return a < b ? a : b; }

@@ -457,6 +457,7 @@ static void lookup_conv_rows(const dn_conv *conv, size_t first, size_t last, voi
 typedef enum way { FIRST, PIXELS, LOOKUP, PORTABLE } way;
 
 static way way_of(const dn_stage *stage) {
+    if (stage->is_general) return PORTABLE;
     if (first_covers(stage)) return FIRST;
     if (pixels_cover(stage) && !(lookup_covers(stage) && lookup_cost(stage) < pixels_cost(stage))) return PIXELS;
     return lookup_covers(stage) ? LOOKUP : PORTABLE;

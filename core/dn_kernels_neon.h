@@ -310,6 +310,7 @@ typedef enum way { LOOKUP, PRODUCTS, PORTABLE } way;
 /* By the instructions of the innermost loops: a look-up and its addition are two. */
 static way way_of(const dn_stage *stage) {
     products w;
+    if (stage->is_general) return PORTABLE;
     products_shape(stage, &w);
     size_t cost = stage->kernel * w.groups * w.octets * 2 * DOT_INSTRUCTIONS;
     if (products_cover(stage) && !(lookup_covers(stage) && 2 * lookup_cost(stage) < cost)) return PRODUCTS;

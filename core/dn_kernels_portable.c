@@ -22,13 +22,15 @@ enum {
 typedef struct work {
     size_t channels;  /* g */
     size_t taps;      /* kernel * kernel * g, rounded up to STEP by taps of weight 0 */
-    size_t pitch;     /* columns of the map and the zeros at both ends */
-    int16_t *in;      /* X, [BAND_ROWS + kernel - 1][channels][pitch], 0 .. 16320 */
+    size_t sums_columns, out_columns;
+    size_t phase;     /* columns of X that the kernel's first column, or another one, meets: every step-th of them */
+    size_t pitch;     /* [step][phase]: the map's columns and the zeros at both ends, column u at (u mod step, u div step) */
+    int16_t *in;      /* X, [(BAND_ROWS - 1) * step + kernel][channels][pitch], 0 .. 16320 */
     uint32_t *offset; /* [taps], of a tap's first factor, from the band's row where the kernel starts */
     int16_t *weights; /* W, [GROUP][taps], -16320 .. 16320 */
-    uint16_t *narrow; /* [columns], sums mod 2^16 */
-    int32_t *sums;    /* [pool][columns] */
-    uint8_t *levels;  /* [GROUP][columns / pool] */
+    uint16_t *narrow; /* [sums_columns], sums mod 2^16 */
+    int32_t *sums;    /* [pool][sums_columns] */
+    uint8_t *levels;  /* [GROUP][out_columns] */
 } work;
 
 static size_t gcd(size_t a, size_t b) {
@@ -45,13 +47,16 @@ static uint64_t lay_out(const dn_stage *stage, size_t columns, uint8_t *scratch,
     uint64_t used = 0, kernel = stage->kernel;
     w->channels = gcd(stage->in_channels, stage->stored_channels);
     w->taps = (stage->kernel * (size_t)stage->kernel * w->channels + STEP - 1) / STEP * STEP;
-    w->pitch = columns + stage->kernel - 1;
-    w->in = (int16_t *)dn_block(scratch, &used, (BAND_ROWS + kernel - 1) * w->channels * w->pitch * sizeof(int16_t));
+    w->sums_columns = dn_sums_side(stage, columns);
+    w->out_columns = dn_out_side(stage, columns);
+    w->phase = (columns + 2 * (size_t)stage->border + stage->step - 1) / stage->step;
+    w->pitch = w->phase * stage->step;
+    w->in = (int16_t *)dn_block(scratch, &used, ((BAND_ROWS - 1) * (uint64_t)stage->step + kernel) * w->channels * w->pitch * sizeof(int16_t));
     w->offset = (uint32_t *)dn_block(scratch, &used, w->taps * (uint64_t)sizeof(uint32_t));
     w->weights = (int16_t *)dn_block(scratch, &used, GROUP * w->taps * (uint64_t)sizeof(int16_t));
-    w->narrow = (uint16_t *)dn_block(scratch, &used, columns * (uint64_t)sizeof(uint16_t));
-    w->sums = (int32_t *)dn_block(scratch, &used, stage->pool * columns * (uint64_t)sizeof(int32_t));
-    w->levels = (uint8_t *)dn_block(scratch, &used, GROUP * (columns / stage->pool));
+    w->narrow = (uint16_t *)dn_block(scratch, &used, w->sums_columns * (uint64_t)sizeof(uint16_t));
+    w->sums = (int32_t *)dn_block(scratch, &used, stage->pool * w->sums_columns * (uint64_t)sizeof(int32_t));
+    w->levels = (uint8_t *)dn_block(scratch, &used, GROUP * (uint64_t)w->out_columns);
     return used;
 }
 
@@ -61,35 +66,39 @@ static uint64_t scratch_bytes(const dn_stage *stage, size_t columns) {
 }
 
 /* Where each tap finds its factors: tap (i, j, t) reads row i, channel t, shifted by j. The zeros at the left end of a row
- * are the padding, so that shift 0 is the kernel's first column. */
+ * are the padding, so that shift 0 is the kernel's first column. Sum x needs column x * step + j, which is x + j div step of
+ * phase j mod step: neighbouring sums read neighbouring places, whatever the step. */
 static void fill_offsets(const dn_stage *stage, work *w) {
     size_t tap = 0;
     for (size_t i = 0; i < stage->kernel; i++)
         for (size_t j = 0; j < stage->kernel; j++)
-            for (size_t t = 0; t < w->channels; t++) w->offset[tap++] = (uint32_t)((i * w->channels + t) * w->pitch + j);
+            for (size_t t = 0; t < w->channels; t++) w->offset[tap++] = (uint32_t)((i * w->channels + t) * w->pitch + j % stage->step * w->phase + j / stage->step);
     while (tap < w->taps) w->offset[tap++] = 0;
 }
 
 /* X of one row of the map; `row` is NULL above and below it, where zeros stand. */
 static void unpack_row(const dn_stage *stage, const work *w, const uint8_t *row, dn_layout lies, size_t columns, int16_t *out) {
-    size_t plane = dn_bytes(stage->in_channels), planes = stage->input_bits;
+    size_t plane = dn_bytes(stage->in_channels), planes = stage->input_bits, step = stage->step;
     memset(out, 0, w->channels * w->pitch * sizeof *out);
     if (!row) return;
-    for (size_t c = 0; c < stage->in_channels; c++) {
-        int16_t *to = out + c % w->channels * w->pitch + stage->kernel / 2;
-        if (lies == DN_BYTES) {
-            for (size_t x = 0; x < columns; x++) to[x] = (int16_t)(to[x] + row[x * stage->in_channels + c]);
-        } else if (lies != DN_PLANES) {
-            size_t together = dn_code_channels(planes, lies), shift = c % together * planes;
-            const uint8_t *from = row + c / together * columns;
-            for (size_t x = 0; x < columns; x++) to[x] = (int16_t)(to[x] + (from[x] >> shift & ((1 << planes) - 1)));
-        } else {
-            const uint8_t *from = row + c / 8;
-            unsigned bit = c % 8;
-            for (size_t x = 0; x < columns; x++)
-                for (size_t p = 0; p < planes; p++, from += plane) to[x] = (int16_t)(to[x] + ((*from >> bit & 1) << p));
+    for (size_t c = 0; c < stage->in_channels; c++)
+        for (size_t first = 0; first < step; first++) { /* columns first, first + step, ... are neighbours in a phase */
+            size_t at = first + stage->border;
+            int16_t *to = out + c % w->channels * w->pitch + at % step * w->phase + at / step;
+            if (lies == DN_BYTES) {
+                for (size_t x = first; x < columns; x += step, to++) *to = (int16_t)(*to + row[x * stage->in_channels + c]);
+            } else if (lies != DN_PLANES) {
+                size_t together = dn_code_channels(planes, lies), shift = c % together * planes;
+                const uint8_t *from = row + c / together * columns;
+                for (size_t x = first; x < columns; x += step, to++) *to = (int16_t)(*to + (from[x] >> shift & ((1 << planes) - 1)));
+            } else {
+                unsigned bit = c % 8;
+                for (size_t x = first; x < columns; x += step, to++) {
+                    const uint8_t *from = row + x * planes * plane + c / 8;
+                    for (size_t p = 0; p < planes; p++, from += plane) *to = (int16_t)(*to + ((*from >> bit & 1) << p));
+                }
+            }
         }
-    }
 }
 
 /* W of one filter. */
@@ -141,13 +150,18 @@ static void sum_row(const dn_stage *stage, const work *w, const int16_t *in, con
     }
 }
 
-/* Max of 2x2 sums, into the front of the first row. */
-static void pool_rows(int32_t *sums, size_t columns) {
-    const int32_t *below = sums + columns;
-    for (size_t x = 0; x < columns / 2; x++) {
-        int32_t left = sums[2 * x] > below[2 * x] ? sums[2 * x] : below[2 * x];
-        int32_t right = sums[2 * x + 1] > below[2 * x + 1] ? sums[2 * x + 1] : below[2 * x + 1];
-        sums[x] = left > right ? left : right;
+static int32_t max_of(int32_t a, int32_t b) { return a > b ? a : b; }
+
+/* Max of pool x pool sums, into the front of the first row: down, then to the left. */
+static void pool_rows(const dn_stage *stage, const work *w) {
+    int32_t *sums = w->sums;
+    size_t columns = w->sums_columns, pool = stage->pool, step = stage->pool_step;
+    for (size_t i = 1; i < pool; i++)
+        for (size_t x = 0; x < columns; x++) sums[x] = max_of(sums[x], sums[i * columns + x]);
+    for (size_t x = 0; x < w->out_columns; x++) {
+        int32_t most = sums[x * step];
+        for (size_t j = 1; j < pool; j++) most = max_of(most, sums[x * step + j]);
+        sums[x] = most;
     }
 }
 
@@ -192,18 +206,19 @@ static void write_group(const dn_conv *conv, const uint8_t *levels, size_t first
 /* Output rows first .. last - 1, for which X is unpacked; the filters in groups. */
 static void conv_band(const dn_conv *conv, const work *w, size_t first, size_t last) {
     const dn_stage *stage = conv->stage;
-    size_t columns = conv->columns, out_rows = conv->rows / stage->pool, out_columns = columns / stage->pool;
+    size_t columns = w->sums_columns, out_rows = dn_out_side(stage, conv->rows), out_columns = w->out_columns;
+    size_t in_row = w->channels * w->pitch;
     size_t pixel = (size_t)dn_pixel_bytes(stage->output_bits, stage->filters, conv->out_layout);
     for (size_t f0 = 0; f0 < stage->filters; f0 += GROUP) {
         size_t group = dn_min(GROUP, stage->filters - f0);
         for (size_t f = 0; f < group; f++) unpack_weights(stage, w, f0 + f, w->weights + f * w->taps);
         for (size_t y = first; y < last; y++) {
-            const int16_t *in = w->in + (y - first) * stage->pool * w->channels * w->pitch;
+            const int16_t *in = w->in + (y - first) * stage->pool_step * stage->step * in_row;
             for (size_t f = 0; f < group; f++) {
                 const int16_t *weights = w->weights + f * w->taps;
                 for (size_t i = 0; i < stage->pool; i++)
-                    sum_row(stage, w, in + i * w->channels * w->pitch, weights, columns, w->sums + i * columns);
-                if (stage->pool == 2) pool_rows(w->sums, columns);
+                    sum_row(stage, w, in + i * stage->step * in_row, weights, columns, w->sums + i * columns);
+                if (stage->pool > 1) pool_rows(stage, w);
                 if (stage->output_bits)
                     count_thresholds(stage, f0 + f, w->sums, out_columns, w->levels + f * out_columns);
                 else
@@ -220,12 +235,13 @@ static void conv_rows(const dn_conv *conv, size_t first, size_t last, void *scra
     work w;
     lay_out(stage, columns, (uint8_t *)scratch, &w);
     fill_offsets(stage, &w);
-    size_t pixel = (size_t)dn_pixel_bytes(stage->input_bits, stage->in_channels, conv->in_layout), border = stage->kernel / 2;
-    size_t band = BAND_ROWS / stage->pool;
+    size_t pixel = (size_t)dn_pixel_bytes(stage->input_bits, stage->in_channels, conv->in_layout), border = stage->border;
+    size_t band = BAND_ROWS / stage->pool; /* rows of the output map; even if pools do not overlap, BAND_ROWS of sums are enough */
     for (; first < last; first += band) {
-        size_t end = dn_min(first + band, last), needed = (end - first) * stage->pool + stage->kernel - 1;
+        size_t end = dn_min(first + band, last), sums_rows = (end - first - 1) * stage->pool_step + stage->pool;
+        size_t needed = (sums_rows - 1) * stage->step + stage->kernel;
         for (size_t i = 0; i < needed; i++) {
-            size_t y = first * stage->pool + i; /* row y - border of the map */
+            size_t y = first * stage->pool_step * stage->step + i; /* row y - border of the map */
             const uint8_t *row = y >= border && y - border < conv->rows ? conv->in + (y - border) * columns * pixel : NULL;
             unpack_row(stage, &w, row, conv->in_layout, columns, w.in + i * w.channels * w.pitch);
         }

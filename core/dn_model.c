@@ -8,6 +8,7 @@
 #include <string.h>
 
 enum { HEADER_BYTES = 32, STAGE_BYTES = 16, CRC_OFFSET = 16, MAX_CHANNELS = 4096, MAX_COPIES = 64, MAX_STRIDE = 64 };
+enum { MAX_STEP = 8, MAX_POOL = 8, CODED = 1, UNPADDED = 2 };
 enum { MAX_CODED_PER_BYTE = 2048 }; /* no byte of the code holds more weights and thresholds; the least that one takes is 1/183 bit */
 
 static const float MAX_ANCHOR = 8192; /* pixels */
@@ -75,28 +76,31 @@ float dn_load_f32(const uint8_t *p) {
     return value;
 }
 
-/* The record of a stage; `before` is the stage whose map is read, NULL for the first. */
+/* The record of a stage; `before` is the stage whose map is read, NULL for the first; a classifier has no anchors. */
 static dn_status open_record(cursor *file, const dn_stage *before, int is_last, int anchors, dn_stage *stage) {
     const uint8_t *record = take(file, STAGE_BYTES);
     if (!record) return DN_FILE_TRUNCATED;
     uint32_t in_channels = dn_load_u16(record), filters = dn_load_u16(record + 2);
     if (in_channels < 1 || in_channels > MAX_CHANNELS || in_channels != (before ? before->filters : 3u)) return DN_FILE_IN_CHANNELS;
-    if (filters < 1 || filters > MAX_CHANNELS || (is_last && filters != DN_GRID_CHANNELS * (uint32_t)anchors)) return DN_FILE_FILTERS;
+    if (filters < 1 || filters > MAX_CHANNELS || (is_last && anchors && filters != DN_GRID_CHANNELS * (uint32_t)anchors)) return DN_FILE_FILTERS;
     stage->in_channels = (uint16_t)in_channels;
     stage->filters = (uint16_t)filters;
     stage->kernel = record[4];
+    stage->step = record[5];
     stage->pool = record[6];
+    stage->pool_step = record[7];
     stage->input_bits = record[8];
     stage->weight_bits = record[9];
     stage->weight_copies = record[10];
     stage->map_copies = record[11];
     stage->output_bits = record[12];
-    stage->is_coded = record[14];
+    stage->is_coded = record[14] & CODED;
+    stage->border = record[14] & UNPADDED ? 0 : stage->kernel / 2;
     stage->slope = record[15];
-    if (stage->kernel % 2 == 0 || stage->kernel > 7) return DN_FILE_KERNEL;
-    if (record[5] != 1) return DN_FILE_STEP;
-    if (stage->pool != 1 && (stage->pool != 2 || is_last)) return DN_FILE_POOL;
-    if (record[7] != stage->pool) return DN_FILE_POOL_STEP;
+    if (stage->kernel < 1 || stage->kernel > DN_MAX_KERNEL || (stage->border && stage->kernel % 2 == 0)) return DN_FILE_KERNEL;
+    if (stage->step < 1 || stage->step > MAX_STEP) return DN_FILE_STEP;
+    if (stage->pool < 1 || stage->pool > (is_last ? 1 : MAX_POOL)) return DN_FILE_POOL;
+    if (stage->pool_step < 1 || stage->pool_step > stage->pool || (anchors && stage->pool_step != stage->pool)) return DN_FILE_POOL_STEP;
     if (stage->input_bits < 1 || stage->input_bits > 8 || stage->input_bits != (before ? before->output_bits : 8)) return DN_FILE_INPUT_BITS;
     if (stage->weight_bits < 1 || stage->weight_bits > 8) return DN_FILE_WEIGHT_BITS;
     if (stage->weight_copies < 1 || stage->weight_copies > MAX_COPIES) return DN_FILE_WEIGHT_COPIES;
@@ -104,16 +108,18 @@ static dn_status open_record(cursor *file, const dn_stage *before, int is_last, 
     if (in_channels * stage->map_copies % stage->weight_copies) return DN_FILE_WEIGHT_COPIES;
     if (is_last ? stage->output_bits != 0 : (stage->output_bits < 1 || stage->output_bits > 8)) return DN_FILE_OUTPUT_BITS;
     if (record[13] != 1) return DN_FILE_DISTANCE;
-    if (stage->is_coded > (stage->weight_bits == 1)) return DN_FILE_CODED;
+    if (record[14] & ~((stage->weight_bits == 1 ? CODED : 0) | (anchors ? 0 : UNPADDED))) return DN_FILE_FLAGS;
     if (is_last && stage->slope) return DN_FILE_SLOPE;
     stage->stored_channels = in_channels * stage->map_copies / stage->weight_copies;
-    uint64_t sums = (uint64_t)stage->kernel * stage->kernel * in_channels * stage->map_copies; /* at most 49 * 2^18 */
+    uint64_t sums = (uint64_t)stage->kernel * stage->kernel * in_channels * stage->map_copies; /* at most 121 * 2^18 */
     sums *= ((1u << stage->weight_bits) - 1) * ((1u << stage->input_bits) - 1);
     if (sums > INT32_MAX) return DN_FILE_ACCUMULATOR;
     /* INT32_MAX is prime, so no product of these factors: accumulator_max + 1 fits as well. */
     stage->accumulator_max = (int32_t)sums;
     stage->threshold_bytes = is_last ? 0 : stage->accumulator_max < 32767 ? 2 : 4;
-    stage->plane_bytes = dn_bytes((size_t)stage->kernel * stage->kernel * stage->stored_channels); /* at most 49 * 2^15 */
+    stage->plane_bytes = dn_bytes((size_t)stage->kernel * stage->kernel * stage->stored_channels); /* at most 121 * 2^15 */
+    /* A classifier's maps can have odd sides, of which a pool leaves the last row: only the portable kernels know that. */
+    stage->is_general = stage->kernel > 7 || stage->step > 1 || stage->pool > 2 || record[14] & UNPADDED || (!anchors && stage->pool > 1);
     return DN_OK;
 }
 
@@ -124,13 +130,19 @@ static uint64_t weights_bytes(const dn_stage *stage) { return (uint64_t)stage->f
 /* All records, which follow each other. */
 static dn_status open_records(cursor *file, size_t length, dn_model *model) {
     uint64_t coded = 0;
+    size_t side = (size_t)model->default_size;
     model->stride = 1;
     for (int i = 0; i < model->stage_count; i++) {
         dn_stage *stage = &model->stages[i];
         dn_status status = open_record(file, i ? stage - 1 : NULL, i == model->stage_count - 1, model->anchor_count, stage);
         if (status != DN_OK) return status;
-        model->stride *= stage->pool;
-        if (model->stride > MAX_STRIDE) return DN_FILE_STRIDE;
+        if (model->anchor_count) {
+            model->stride *= stage->step * stage->pool;
+            if (model->stride > MAX_STRIDE) return DN_FILE_STRIDE;
+        } else {
+            side = dn_out_side(stage, side);
+            if (!side) return DN_FILE_EMPTY_MAP;
+        }
         coded += threshold_count(stage) + (stage->is_coded ? stage->filters * (uint64_t)stage->kernel * stage->kernel * stage->stored_channels : 0);
     }
     return coded > MAX_CODED_PER_BYTE * (uint64_t)length ? DN_FILE_CODE : DN_OK;
@@ -198,16 +210,17 @@ static dn_status open_header(cursor *file, dn_model *model) {
     if (model->stage_count < 1 || model->stage_count > DN_MAX_STAGES) return DN_FILE_STAGE_COUNT;
     if (header[16] != 3) return DN_FILE_IMAGE_CHANNELS;
     model->anchor_count = header[17];
-    if (model->anchor_count < 1 || model->anchor_count > DN_MAX_ANCHORS) return DN_FILE_ANCHOR_COUNT;
+    if (model->anchor_count > DN_MAX_ANCHORS) return DN_FILE_ANCHOR_COUNT;
+    int is_detector = model->anchor_count > 0;
     model->default_size = (int)dn_load_u16(header + 18);
-    if (model->default_size < DN_MIN_SIZE || model->default_size > DN_MAX_SIZE) return DN_FILE_DEFAULT_SIZE;
+    if (model->default_size < (is_detector ? DN_MIN_SIZE : 1) || model->default_size > DN_MAX_SIZE) return DN_FILE_DEFAULT_SIZE;
     model->default_score = dn_load_f32(header + 20);
     if (!(model->default_score >= 0 && model->default_score <= 1)) return DN_FILE_DEFAULT_SCORE;
     model->centre_scale = dn_load_f32(header + 24);
-    if (!(model->centre_scale >= 1 && model->centre_scale <= 4)) return DN_FILE_CENTRE_SCALE;
+    if (!(model->centre_scale >= 1 && model->centre_scale <= (is_detector ? 4 : 1))) return DN_FILE_CENTRE_SCALE;
     size_t name_bytes = header[28];
     if (name_bytes < 1 || name_bytes > DN_MAX_NAME) return DN_FILE_NAME_LENGTH;
-    if (header[29] != DN_GRID_CHANNELS) return DN_FILE_GRID_CHANNELS;
+    if (header[29] != (is_detector ? DN_GRID_CHANNELS : 0)) return DN_FILE_GRID_CHANNELS;
     if (header[30] | header[31]) return DN_FILE_PADDING;
 
     const uint8_t *section;
@@ -272,7 +285,7 @@ const char *dn_status_text(dn_status status) {
         case DN_OK: return "no error";
         case DN_NULL_ARGUMENT: return "an argument is NULL";
         case DN_BAD_PHOTO_SIZE: return "a photo needs sides of 1 to 16384 pixels and rows of at least 3 * width bytes";
-        case DN_BAD_MAP_SIZE: return "the sides of an input map must be multiples of the stride, at most 8192 pixels";
+        case DN_BAD_MAP_SIZE: return "the sides of an input map must be multiples of the stride, at most 8192 pixels, and leave something of every map";
         case DN_BAD_SIZE: return "size must be 32 to 8192 pixels";
         case DN_BAD_SCORE: return "score must be 0 to 1";
         case DN_BAD_IOU: return "iou must be 0 to 1";
@@ -285,6 +298,9 @@ const char *dn_status_text(dn_status status) {
         case DN_TOO_MANY_ROWS: return "more rows were fed than the photo has";
         case DN_TOO_FEW_ROWS: return "the photo has more rows than were fed";
         case DN_STREAM_ENDED: return "the photo has ended; begin another one";
+        case DN_NOT_BOXES: return "the model gives class scores, not boxes";
+        case DN_NOT_CLASSES: return "the model gives boxes, not class scores";
+        case DN_NOT_BY_ROWS: return "row streaming knows kernels up to 7 that move by 1 and pools of 2, not all stages of this model";
         case DN_FILE_TRUNCATED: return "the file ends too early";
         case DN_FILE_MAGIC: return "not a packed model: the file does not start with DNET";
         case DN_FILE_VERSION: return "the format's version is not 2; a model of version 1 must be converted again from its network";
@@ -292,33 +308,34 @@ const char *dn_status_text(dn_status status) {
         case DN_FILE_CHECKSUM: return "the checksum is wrong: the file is damaged";
         case DN_FILE_STAGE_COUNT: return "the number of stages is not 1 to 64";
         case DN_FILE_IMAGE_CHANNELS: return "the image does not have 3 channels";
-        case DN_FILE_ANCHOR_COUNT: return "the number of anchors is not 1 to 16";
-        case DN_FILE_DEFAULT_SIZE: return "the default size is not 32 to 8192 pixels";
+        case DN_FILE_ANCHOR_COUNT: return "the number of anchors is not 0 to 16";
+        case DN_FILE_DEFAULT_SIZE: return "the default size is not 32 (without anchors, 1) to 8192 pixels";
         case DN_FILE_DEFAULT_SCORE: return "the default score is not 0 to 1";
-        case DN_FILE_CENTRE_SCALE: return "the centre scale is not 1 to 4";
+        case DN_FILE_CENTRE_SCALE: return "the centre scale is not 1 to 4 or, without anchors, 1";
         case DN_FILE_NAME_LENGTH: return "the name's length is not 1 to 64 bytes";
         case DN_FILE_NAME: return "the name is not UTF-8 or has control characters";
         case DN_FILE_PADDING: return "unused bytes or bits are not 0";
         case DN_FILE_ANCHOR: return "a side of an anchor is not above 0 and at most 8192 pixels";
-        case DN_FILE_GRID_CHANNELS: return "an anchor does not have 5 channels of the grid";
+        case DN_FILE_GRID_CHANNELS: return "an anchor does not have 5 channels of the grid or, without anchors, there are channels";
         case DN_FILE_IN_CHANNELS: return "a stage's input channels are not 1 to 4096 or not those of the map before";
         case DN_FILE_FILTERS: return "a stage's filters are not 1 to 4096 or, in the last stage, not 5 for each anchor";
-        case DN_FILE_KERNEL: return "a stage's kernel is not 1, 3, 5 or 7";
-        case DN_FILE_STEP: return "a stage's kernel does not move by 1";
-        case DN_FILE_POOL: return "a stage's pool is not 1 or 2 or, in the last stage, not 1";
-        case DN_FILE_POOL_STEP: return "a stage's pool does not move by its size";
+        case DN_FILE_KERNEL: return "a stage's kernel is not 1 to 11, or even though there is padding";
+        case DN_FILE_STEP: return "a stage's kernel does not move by 1 to 8";
+        case DN_FILE_POOL: return "a stage's pool is not 1 to 8 or, in the last stage, not 1";
+        case DN_FILE_POOL_STEP: return "a stage's pool does not move by 1 to its size or, with anchors, not by its size";
         case DN_FILE_INPUT_BITS: return "a stage's input bits are not 1 to 8 or not those of the map before";
         case DN_FILE_WEIGHT_BITS: return "a stage's weight bits are not 1 to 8";
         case DN_FILE_WEIGHT_COPIES: return "a stage's weight copies are not 1 to 64 or do not divide its channels";
         case DN_FILE_MAP_COPIES: return "a stage's map copies are not 1 to 64";
         case DN_FILE_OUTPUT_BITS: return "a stage's output bits are not 1 to 8 or, in the last stage, not 0";
         case DN_FILE_DISTANCE: return "a stage does not read the map of the stage before";
-        case DN_FILE_CODED: return "a stage's weights are coded in an unknown way, or coded though they have several bits";
+        case DN_FILE_FLAGS: return "a stage has unknown flags, coded weights of several bits, or no padding though there are anchors";
         case DN_FILE_SLOPE: return "the last stage has a slope";
         case DN_FILE_ACCUMULATOR: return "a stage's sums do not fit in 31 bits";
         case DN_FILE_THRESHOLD: return "a stage's thresholds do not ascend or are out of range";
         case DN_FILE_HEAD_SCALE: return "a scale or bias of the head is not finite";
-        case DN_FILE_STRIDE: return "the product of all pools is above 64";
+        case DN_FILE_STRIDE: return "the product of all steps and pools is above 64";
+        case DN_FILE_EMPTY_MAP: return "nothing is left of a map at the default size";
         case DN_FILE_CODE: return "the code ends too early, too late, or not as it must";
         case DN_STATUS_COUNT: break;
     }

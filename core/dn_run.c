@@ -21,12 +21,20 @@ typedef struct plan {
 
 static size_t worker_count(const dn_workers *workers) { return workers && workers->count > 1 ? (size_t)workers->count : 1; }
 
+/* The size of map i: 0 is the input map, i the output of stage i - 1. */
+static void map_size(const dn_model *model, int i, size_t *rows, size_t *columns) {
+    for (int s = 0; s < i; s++) {
+        *rows = dn_out_side(&model->stages[s], *rows);
+        *columns = dn_out_side(&model->stages[s], *columns);
+    }
+}
+
 /* Bytes of map i: 0 is the input map, i the output of stage i - 1. rows and columns are those of the input map. */
 static uint64_t map_bytes(const dn_model *model, int i, size_t rows, size_t columns, int whole) {
     if (i == 0) return whole ? (uint64_t)PIXEL_BYTES * rows * columns : 0;
     const dn_stage *stage = &model->stages[i - 1];
+    map_size(model, i, &rows, &columns);
     uint64_t cells = (uint64_t)rows * columns;
-    for (int s = 0; s < i; s++) cells /= (uint64_t)model->stages[s].pool * model->stages[s].pool;
     if (!stage->output_bits) return whole ? cells * stage->filters * sizeof(int32_t) : 0;
     return cells * dn_pixel_bytes(stage->output_bits, stage->filters, model->kernels->layout(stage)) + DN_SLACK;
 }
@@ -57,7 +65,7 @@ static plan make_plan(const dn_model *model, size_t rows, size_t columns, const 
         dn_block(NULL, &pair, map_bytes(model, i + 1, rows, columns, whole));
         p.maps = widest(p.maps, pair);
         p.scratch_step = widest(p.scratch_step, model->kernels->scratch_bytes(&model->stages[i], wide));
-        wide /= model->stages[i].pool;
+        wide = dn_out_side(&model->stages[i], wide);
     }
     p.scratch = p.scratch_step * p.workers;
     p.total = p.maps + p.scratch + p.prepared;
@@ -96,7 +104,7 @@ typedef struct stage_job {
 
 static void stage_task(void *context, int index) {
     const stage_job *job = (const stage_job *)context;
-    size_t part = (size_t)index, rows = job->conv.rows / job->conv.stage->pool;
+    size_t part = (size_t)index, rows = dn_out_side(job->conv.stage, job->conv.rows);
     job->kernels->conv_rows(&job->conv, rows * part / job->parts, rows * (part + 1) / job->parts, job->scratch + part * job->scratch_step);
 }
 
@@ -118,11 +126,11 @@ static void run_stages(const dn_model *model, const plan *p, const uint8_t *inpu
         void *out = !stage->output_bits ? (void *)grid : (i + 1) % 2 ? arena + (p->maps - used) : arena;
         dn_layout layout = stage->output_bits ? model->kernels->layout(stage) : DN_PLANES;
         stage_job job = {model->kernels, {stage, in, out, prepared + at, map_rows, map_columns, before, layout},
-                         arena + p->maps, (size_t)p->scratch_step, dn_min(p->workers, map_rows / stage->pool)};
+                         arena + p->maps, (size_t)p->scratch_step, dn_min(p->workers, dn_out_side(stage, map_rows))};
         dn_block(NULL, &at, model->kernels->prepared_bytes(stage));
         share(workers, job.parts, stage_task, &job);
-        map_rows /= stage->pool;
-        map_columns /= stage->pool;
+        map_rows = dn_out_side(stage, map_rows);
+        map_columns = dn_out_side(stage, map_columns);
         dn_map map = {out, i, stage->output_bits, (int)layout, stage->filters, map_rows, map_columns};
         if (tap) tap(tap_context, &map);
         in = (const uint8_t *)out;
@@ -150,6 +158,7 @@ static void resize_task(void *context, int index) {
 
 dn_status dn_check_call(const dn_model *model, size_t width, size_t height, const dn_options *options) {
     if (!model || !options) return DN_NULL_ARGUMENT;
+    if (!model->anchor_count) return DN_NOT_BOXES;
     if (width < 1 || width > DN_MAX_PHOTO_SIDE || height < 1 || height > DN_MAX_PHOTO_SIDE) return DN_BAD_PHOTO_SIZE;
     if (options->size < DN_MIN_SIZE || options->size > DN_MAX_SIZE) return DN_BAD_SIZE;
     if (!(options->score >= 0 && options->score <= 1)) return DN_BAD_SCORE;
@@ -208,7 +217,7 @@ static int widest_stage(const dn_model *model, const dn_view *view, uint64_t byt
     size_t wide = view->columns;
     for (int i = 0; i < model->stage_count; i++) {
         if (widest(0, model->kernels->scratch_bytes(&model->stages[i], wide)) == bytes) return i;
-        wide /= model->stages[i].pool;
+        wide = dn_out_side(&model->stages[i], wide);
     }
     return -1;
 }
@@ -244,11 +253,21 @@ dn_status dn_model_parts(const dn_model *model, size_t width, size_t height, con
     return DN_OK;
 }
 
-dn_status dn_run_arena_bytes(const dn_model *model, size_t rows, size_t columns, const dn_workers *workers, size_t *bytes) {
-    if (!model || !bytes) return DN_NULL_ARGUMENT;
+dn_status dn_grid_size(const dn_model *model, size_t rows, size_t columns, size_t *grid_rows, size_t *grid_columns) {
+    if (!model || !grid_rows || !grid_columns) return DN_NULL_ARGUMENT;
     size_t stride = (size_t)model->stride;
     if (rows < 1 || rows > DN_MAX_SIZE || rows % stride || columns < 1 || columns > DN_MAX_SIZE || columns % stride) return DN_BAD_MAP_SIZE;
-    dn_status status = check_workers(workers);
+    map_size(model, model->stage_count, &rows, &columns);
+    *grid_rows = rows;
+    *grid_columns = columns;
+    return rows && columns ? DN_OK : DN_BAD_MAP_SIZE;
+}
+
+dn_status dn_run_arena_bytes(const dn_model *model, size_t rows, size_t columns, const dn_workers *workers, size_t *bytes) {
+    if (!model || !bytes) return DN_NULL_ARGUMENT;
+    size_t grid_rows, grid_columns;
+    dn_status status = dn_grid_size(model, rows, columns, &grid_rows, &grid_columns);
+    if (status == DN_OK) status = check_workers(workers);
     return status != DN_OK ? status : dn_arena_size(make_plan(model, rows, columns, workers, 0).total, bytes);
 }
 

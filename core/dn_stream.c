@@ -108,6 +108,8 @@ static void lay_out(const dn_model *model, size_t width, size_t height, const dn
 static dn_status plan(const dn_model *model, size_t width, size_t height, const dn_options *options, dn_view *view, layout *l) {
     dn_status status = dn_check_call(model, width, height, options);
     if (status != DN_OK) return status;
+    for (int i = 0; i < model->stage_count; i++)
+        if (model->stages[i].is_general) return DN_NOT_BY_ROWS;
     *view = dn_view_of(width, height, (size_t)options->size, (size_t)model->stride);
     lay_out(model, width, height, view, l);
     return DN_OK;

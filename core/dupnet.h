@@ -68,7 +68,7 @@ typedef enum dn_status {
     /* The call. */
     DN_NULL_ARGUMENT,
     DN_BAD_PHOTO_SIZE,    /* a side outside 1 .. DN_MAX_PHOTO_SIDE, or rows that overlap */
-    DN_BAD_MAP_SIZE,      /* a side that is 0, above DN_MAX_SIZE or no multiple of the stride */
+    DN_BAD_MAP_SIZE,      /* a side that is 0, above DN_MAX_SIZE, no multiple of the stride or so small that nothing is left */
     DN_BAD_SIZE,          /* options.size outside DN_MIN_SIZE .. DN_MAX_SIZE */
     DN_BAD_SCORE,         /* options.score outside 0 .. 1 */
     DN_BAD_IOU,           /* options.iou outside 0 .. 1 */
@@ -81,6 +81,9 @@ typedef enum dn_status {
     DN_TOO_MANY_ROWS,     /* fed more rows than the photo has */
     DN_TOO_FEW_ROWS,      /* ended before the photo's last row */
     DN_STREAM_ENDED,      /* fed or ended after the end */
+    DN_NOT_BOXES,         /* the model gives class scores */
+    DN_NOT_CLASSES,       /* the model gives boxes */
+    DN_NOT_BY_ROWS,       /* row streaming does not know one of the stages: a kernel above 7 or a step, a pool above 2 */
 
     /* The packed file, in the order in which docs/format.md states the rules. */
     DN_FILE_TRUNCATED,
@@ -111,10 +114,11 @@ typedef enum dn_status {
     DN_FILE_MAP_COPIES,
     DN_FILE_OUTPUT_BITS,
     DN_FILE_DISTANCE,
-    DN_FILE_CODED,
+    DN_FILE_FLAGS,
     DN_FILE_SLOPE,
     DN_FILE_ACCUMULATOR,  /* sums of this stage would not fit in 31 bits */
     DN_FILE_STRIDE,
+    DN_FILE_EMPTY_MAP,    /* nothing is left of a classifier's map at the default size */
     DN_FILE_HEAD_SCALE,   /* not finite */
     DN_FILE_THRESHOLD,    /* not ascending, or out of range */
     DN_FILE_CODE,         /* ends too early or too late */
@@ -136,7 +140,10 @@ typedef struct dn_stage {
     uint32_t stored_channels;   /* of the weights, before duplication */
     uint16_t in_channels;       /* of the map that is read, before duplication */
     uint16_t filters;
-    uint8_t kernel, pool;
+    uint8_t kernel, step;       /* the kernel moves by `step` */
+    uint8_t border;             /* zeros around the map: kernel / 2, or 0 */
+    uint8_t pool, pool_step;
+    uint8_t is_general;         /* of a shape that only the portable kernels know */
     uint8_t input_bits, weight_bits, output_bits;  /* output_bits is 0 in the last stage */
     uint8_t weight_copies, map_copies;
     uint8_t threshold_bytes;    /* 2 or 4 */
@@ -149,8 +156,9 @@ typedef struct dn_model {
     const struct dn_kernels *kernels;  /* private */
     const uint8_t *prepared;           /* private: memory given to dn_model_prepare, or NULL */
     char name[DN_MAX_NAME + 1];        /* UTF-8, zero-terminated */
-    int stage_count, anchor_count;
-    int stride;                        /* pixels of the input map per cell of the grid, 1 .. 64 */
+    int stage_count;
+    int anchor_count;                  /* 0: a classifier; the last stage's filters are its classes */
+    int stride;                        /* pixels of the input map per cell of the grid, 1 .. 64; 1 for a classifier */
     int default_size;                  /* pixels */
     float default_score;
     float centre_scale;
@@ -295,13 +303,20 @@ dn_status dn_stream_parts(const dn_model *model, size_t width, size_t height, co
 /* The most boxes that `dn_detect` can find in a photo of this size: cells of the grid times anchors. */
 dn_status dn_model_boxes_max(const dn_model *model, size_t width, size_t height, const dn_options *options, size_t *boxes);
 
+/* Rows and columns of the grid of an input map. */
+dn_status dn_grid_size(const dn_model *model, size_t rows, size_t columns, size_t *grid_rows, size_t *grid_columns);
+
 /* Run all stages on an input map, uint8_t [rows][columns][3], sides multiples of the stride up to DN_MAX_SIZE.
- * `grid` receives int32_t [DN_GRID_CHANNELS * anchors][rows / stride][columns / stride]; `tap` (may be NULL) sees each map. */
+ * `grid` receives int32_t [filters of the last stage][grid rows][grid columns]; `tap` (may be NULL) sees each map. */
 dn_status dn_run(const dn_model *model, const uint8_t *input_map, size_t rows, size_t columns, const dn_workers *workers, dn_tap tap,
                  void *tap_context, void *arena, size_t arena_bytes, int32_t *grid);
 
 /* Bytes that `dn_run` needs. */
 dn_status dn_run_arena_bytes(const dn_model *model, size_t rows, size_t columns, const dn_workers *workers, size_t *bytes);
+
+/* A classifier's scores (logits), float [classes], from the grid of dn_run and the number of its cells: the means of all cells. The
+ * classes are the filters of the last stage. Fails with DN_NOT_CLASSES. */
+dn_status dn_class_scores(const dn_model *model, const int32_t *grid, size_t cells, float *scores);
 
 /* The value of one element of a map; for inspection, slow. */
 int32_t dn_map_value(const dn_map *map, size_t channel, size_t row, size_t column);

@@ -43,17 +43,24 @@ static void hash_map(void *context, const dn_map *map) {
             for (size_t x = 0; x < map->columns; x++) *hash = (*hash ^ (uint32_t)dn_map_value(map, c, y, x)) * 0x100000001b3u;
 }
 
-/* The hash of all maps of an input map of 1 x 2 cells of the grid, in memory of exactly the bytes needed; 0 if they are too many. */
+/* The hash of all maps of an input map of 1 x 2 cells of the grid, or of a classifier's default size, in memory of exactly the bytes
+ * needed; 0 if they are too many. */
 static uint64_t run(const dn_model *model) {
     uint64_t hash = 0xcbf29ce484222325u;
-    size_t rows = (size_t)model->stride, columns = 2 * rows, bytes;
+    size_t rows = (size_t)(model->anchor_count ? model->stride : model->default_size), columns = 2 * rows, bytes, grid_rows, grid_columns;
+    if (columns > DN_MAX_SIZE) columns = rows;
+    if (dn_grid_size(model, rows, columns, &grid_rows, &grid_columns) != DN_OK) abort();
     if (dn_run_arena_bytes(model, rows, columns, NULL, &bytes) != DN_OK) abort();
     if (bytes > LARGEST_ARENA) return 0;
     uint8_t *arena = (uint8_t *)malloc(bytes), *input = (uint8_t *)malloc(3 * rows * columns);
-    int32_t *grid = (int32_t *)malloc(DN_GRID_CHANNELS * (size_t)model->anchor_count * 2 * sizeof *grid);
-    if (!arena || !input || !grid) abort();
+    size_t classes = model->stages[model->stage_count - 1].filters, cells = grid_rows * grid_columns;
+    int32_t *grid = (int32_t *)malloc(classes * cells * sizeof *grid);
+    float *scores = (float *)malloc(classes * sizeof *scores);
+    if (!arena || !input || !grid || !scores) abort();
     for (size_t i = 0; i < 3 * rows * columns; i++) input[i] = (uint8_t)(i * i * 7 + i / 5);
     if (dn_run(model, input, rows, columns, NULL, hash_map, &hash, arena, bytes, grid) != DN_OK) abort();
+    if (dn_class_scores(model, grid, cells, scores) != (model->anchor_count ? DN_NOT_CLASSES : DN_OK)) abort();
+    free(scores);
     free(arena);
     free(input);
     free(grid);

@@ -28,6 +28,9 @@ def random_stage(
     output_bits: int = 2,
     weight_copies: int = 1,
     map_copies: int = 1,
+    step: int = 1,
+    pool_overlap: int = 0,
+    padding: bool = True,
 ) -> Stage:
     """A stage whose thresholds part the sums that occur; a few are the extreme ones of the format."""
     stored = in_channels * map_copies // weight_copies
@@ -41,7 +44,7 @@ def random_stage(
         t[rng.random(t.shape) < 0.05] = -bound
         t[rng.random(t.shape) < 0.05] = bound + 1
         thresholds = np.sort(np.clip(t.round(), -bound, bound + 1).astype(np.int32), axis=1)
-    return Stage(weights, weight_bits, input_bits, weight_copies, map_copies, pool, thresholds)
+    return Stage(weights, weight_bits, input_bits, weight_copies, map_copies, pool, thresholds, step, pool_overlap, padding)
 
 
 def random_model(
@@ -117,6 +120,53 @@ def model_by_choice(choose: Callable[[Sequence[int]], int]) -> IntegerModel:
         stages.append(random_stage(rng, **shape))
         channels, bits, stride = shape["filters"], shape["output_bits"], stride * shape["pool"]
     return random_model(rng, stages, anchors=anchors)
+
+
+def classifier(rng: np.random.Generator, stages: list[Stage], *, size: int, name: str = "classifier") -> IntegerModel:
+    """A classifier of these stages, the last of which has no thresholds; each filter of it is a class."""
+    classes = stages[-1].filters
+    scale, bias = rng.normal(0, 0.1, classes).astype(np.float32), rng.normal(0, 1, classes).astype(np.float32)
+    return validate(IntegerModel(name, tuple(stages), HeadSpec(classes=classes), scale, bias, size, 0.5))
+
+
+def general_shape(choose: Callable[[Sequence[int]], int], *, with_boxes: bool = False) -> dict[str, Any]:
+    """Kernel, step, padding and pool of any stage, or of one that a detector can have."""
+    padding = with_boxes or choose((0, 1)) == 1
+    pool = choose((1, 2, 3, 4, 8))
+    return {
+        "kernel": choose((1, 3, 5, 7, 9, 11) if padding else range(1, 12)),
+        "step": choose((1, 1, 2, 3, 4, 8)),
+        "padding": padding,
+        "pool": pool,
+        "pool_overlap": 0 if with_boxes else choose(range(pool)),
+    }
+
+
+def general_model_by_choice(choose: Callable[[Sequence[int]], int], *, with_boxes: bool = False) -> IntegerModel:
+    """A classifier of any stages; or a detector with steps, large kernels and large pools. Small enough for the reference."""
+    rng = np.random.default_rng(choose(range(2**32)))
+    size, count = choose((32, 40, 33, 61) if with_boxes else (1, 5, 8, 23, 37)), choose((1, 2, 3))
+    stages: list[Stage] = []
+    channels, bits, side, stride = 3, 8, size, 1
+    for number in range(count):
+        last = number == count - 1
+        shape = general_shape(choose, with_boxes=with_boxes) | ({"pool": 1, "pool_overlap": 0} if last else {})
+        shape |= {
+            "map_copies": choose((1, 1, 2, 3)),
+            "weight_bits": choose((1, 1, 2, 8)),
+            "output_bits": 0 if last else choose((1, 2, 3, 8)),
+        }
+        shape |= {"weight_copies": choose([r for r in range(1, 13) if channels * shape["map_copies"] % r == 0])}
+        filters = 5 if last and with_boxes else choose((1, 3, 8, 9, 17))
+        stage = random_stage(rng, in_channels=channels, filters=filters, input_bits=bits, **shape)
+        steps = stage.step * stage.pool_step
+        if stage.sides(side)[1] == 0 or (with_boxes and stride * steps > 64):  # fall back to what always fits
+            plain = {"kernel": 1, "step": 1, "pool": 1, "pool_overlap": 0}
+            stage = random_stage(rng, in_channels=channels, filters=stage.filters, input_bits=bits, **(shape | plain))
+            steps = 1
+        stages.append(stage)
+        channels, bits, side, stride = stage.filters, stage.output_bits, stage.sides(side)[1], stride * steps
+    return random_model(rng, stages, anchors=1) if with_boxes else classifier(rng, stages, size=size)
 
 
 @st.composite

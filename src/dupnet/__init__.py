@@ -17,7 +17,7 @@ from dupnet.detections import Detections
 from dupnet.errors import DupnetError
 from dupnet.integer import IntegerModel
 from dupnet.packed import load, save
-from dupnet.runtime import Detector
+from dupnet.runtime import Classifier, Detector
 from dupnet.spec import ModelSpec
 
 if TYPE_CHECKING:
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from dupnet.training.loop import train
 
 __version__ = "0.1.0"
-__all__ = ["Detections", "Detector", "DupnetError", "IntegerModel", "ModelSpec", "convert", "cost", "load", "save", "train", "zoo"]
+__all__ = [
+    "Classifier", "Detections", "Detector", "DupnetError", "IntegerModel", "ModelSpec", "convert", "cost", "load", "save", "train", "zoo",
+]  # fmt: skip
 
 _NEEDS_TORCH = {"convert": "dupnet.conversion", "train": "dupnet.training.loop"}
 

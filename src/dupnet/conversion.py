@@ -2,8 +2,8 @@
 
 A stage's batch norm and quantizer are one rising function of the integer accumulator. The converter asks the network itself
 where that function steps up; it repeats no formula. So the thresholds are right by construction, rounding included.
-(The batch norm's slope is never negative here, see `dupnet.nn.network`; no filter has to be negated.) The class channels of the grid,
-which say nothing as there is one class, are left out.
+(The batch norm's slope is never negative here, see `dupnet.nn.network`; no filter has to be negated.) The class channels of a
+detector's grid, which say nothing as there is one class, are left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import nn
 
 from dupnet import integer
 from dupnet.errors import ConversionError
-from dupnet.head import without_class
+from dupnet.head import integer_channels
 from dupnet.integer import IntegerModel
 from dupnet.nn import checkpoint
 from dupnet.nn.duplication import DuplicatedConv2d
@@ -58,13 +58,16 @@ def convert(network: nn.Module | str | Path) -> IntegerModel:
             module = network.grid if last else cast(Stage, network.stages[number])
             weights = _weights(module.conv)
             stage = integer.Stage(
-                weights=without_class(weights) if last else weights,
+                weights=integer_channels(weights, spec.head) if last else weights,
                 weight_bits=layer.weight_bits,
                 input_bits=layer.input_bits,
                 weight_copies=layer.weight_copies,
                 map_copies=layer.map_copies,
                 pool=layer.pool,
                 thresholds=None,
+                step=layer.step,
+                pool_overlap=layer.pool_overlap,
+                padding=layer.padding,
             )
             if stage.accumulator_max >= 2**31:
                 raise ConversionError(
@@ -76,7 +79,8 @@ def convert(network: nn.Module | str | Path) -> IntegerModel:
                 found = thresholds(cast(Stage, module), stage.accumulator_max, 2**bits - 1)
                 stage = replace(stage, thresholds=found)
             stages.append(stage)
-        scale, bias = (without_class(values.numpy(force=True)) for values in (network.grid.channel_scale(), network.grid.bias))
+        floats = (network.grid.channel_scale(), network.grid.bias)
+        scale, bias = (integer_channels(values.numpy(force=True), spec.head) for values in floats)
     network.train(was_training)
     return integer.validate(
         IntegerModel(spec.name, tuple(stages), spec.head, scale, bias, spec.default_size_px, spec.default_score),

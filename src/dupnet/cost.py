@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from dupnet import packed
 from dupnet.errors import SpecError
 from dupnet.integer import accumulator_max
-from dupnet.spec import FULL, GRID_CHANNELS, ModelSpec
+from dupnet.spec import FULL, ModelSpec
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ def count(spec: ModelSpec, size_hw: tuple[int, int] = (608, 608)) -> Cost:
         size_hw: height and width of the network's input in pixels; rounded up to multiples of the stride, as the network does.
 
     Raises:
-        SpecError: a side is below 1 pixel.
+        SpecError: a side is below 1 pixel, or so small that nothing is left of a classifier's map.
 
     Example:
         >>> from dupnet import zoo
@@ -74,9 +74,11 @@ def count(spec: ModelSpec, size_hw: tuple[int, int] = (608, 608)) -> Cost:
     layers = []
     for number, (layer, channels, stored) in enumerate(zip(spec.layers, spec.in_channels, spec.stored_channels)):
         weights = layer.filters * stored * layer.kernel**2
-        macs = rows * columns * layer.filters * channels * layer.map_copies * layer.kernel**2
+        (sum_rows, out_rows), (sum_columns, out_columns) = layer.sides(rows), layer.sides(columns)
+        if not out_rows or not out_columns:
+            raise SpecError(f"{spec.name}: layer {number + 1}: nothing is left of a map of {columns}x{rows}, the input is too small")
+        macs = sum_rows * sum_columns * layer.filters * channels * layer.map_copies * layer.kernel**2
         floats = FULL in (layer.weight_bits, layer.input_bits)
-        out_rows, out_columns = rows // layer.pool, columns // layer.pool
         last = number + 1 == len(spec.layers)
         read = 8 if number == 0 else layer.input_bits
         written = 32 if last else spec.layers[number + 1].input_bits
@@ -118,7 +120,7 @@ def _header_bytes(spec: ModelSpec) -> int:
 
 def _record_bytes(spec: ModelSpec, number: int) -> int:
     layer, last = spec.layers[number], number + 1 == len(spec.layers)
-    filters = GRID_CHANNELS * len(spec.head.anchors) if last else layer.filters
+    filters = spec.head.integer_channels if last else layer.filters
     weights = packed.padded(packed.weight_bytes(filters, spec.stored_channels[number], layer.kernel, layer.weight_bits))
     if last:
         return packed.STAGE_BYTES + weights + packed.HEAD_CHANNEL_BYTES * filters

@@ -31,6 +31,11 @@ def without_class(channels: NDArray[Any]) -> NDArray[Any]:
     return kept.reshape(-1, *channels.shape[1:])
 
 
+def integer_channels(channels: NDArray[Any], head: HeadSpec) -> NDArray[Any]:
+    """What an integer model keeps of the channels of a network's grid: of a classifier's all, otherwise `without_class`."""
+    return channels if head.classes else without_class(channels)
+
+
 def decode(grid: NDArray[np.float32], head: HeadSpec, stride: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Turn a grid into boxes, one for each cell and anchor.
 

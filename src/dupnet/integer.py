@@ -7,6 +7,7 @@ docs/arithmetic.md and computed, slowly, by `dupnet.reference`.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dupnet.errors import ConversionError
-from dupnet.spec import GRID_CHANNELS, HeadSpec, LayerSpec, ModelSpec, is_name
+from dupnet.spec import GRID_CHANNELS, MAX_KERNEL, MAX_POOL, MAX_STEP, HeadSpec, LayerSpec, ModelSpec, is_name, sides
 
 
 def accumulator_max(channels: int, kernel: int, weight_bits: int, input_bits: int) -> int:
@@ -31,9 +32,12 @@ class Stage:
         weight_bits, input_bits: 1 to 8.
         weight_copies: how often the template's channels are tiled.
         map_copies: how often the input map's channels are tiled.
-        pool: 1 (none) or 2 (2x2 max-pool after the convolution).
+        pool: 1 (none) to 8 (8x8 max-pool after the convolution).
         thresholds: `(filters, 2^output_bits - 1) int32`, ascending; `level = #(accumulator >= t)`. None in the last
             stage, whose accumulators are the grid.
+        step: the kernel moves by so many pixels, 1 to 8.
+        pool_overlap: pixels that neighbouring pools share; the pool moves by the rest of it.
+        padding: whether the map is surrounded by `kernel // 2` zeros.
     """
 
     weights: NDArray[np.int16]
@@ -43,6 +47,9 @@ class Stage:
     map_copies: int
     pool: int
     thresholds: NDArray[np.int32] | None
+    step: int = 1
+    pool_overlap: int = 0
+    padding: bool = True
 
     @property
     def filters(self) -> int:
@@ -63,6 +70,15 @@ class Stage:
         return 0 if self.thresholds is None else (self.thresholds.shape[1] + 1).bit_length() - 1
 
     @property
+    def pool_step(self) -> int:
+        """The pool moves by so many pixels."""
+        return self.pool - self.pool_overlap
+
+    def sides(self, side: int) -> tuple[int, int]:
+        """Rows (or columns) of the accumulators and of the map after the pool, over a map of `side` of them; 0 if nothing fits."""
+        return sides(side, self.kernel, self.step, self.padding, self.pool, self.pool_overlap)
+
+    @property
     def accumulator_max(self) -> int:
         """Largest accumulator that any weights and levels of these shapes can give; the smallest is its negative."""
         return accumulator_max(self.in_channels * self.map_copies, self.kernel, self.weight_bits, self.input_bits)
@@ -70,13 +86,13 @@ class Stage:
 
 @dataclass(frozen=True, eq=False)
 class IntegerModel:
-    """A detector in integers.
+    """A detector, or a classifier, in integers.
 
     Attributes:
         name: 1 to 64 bytes of UTF-8.
         stages: in the order of execution; each reads the map of the one before, the first reads the image's levels.
         head: anchors and decoding.
-        scale, bias: `(5 * anchors,) float32`; the grid's real values are `scale * accumulator + bias`.
+        scale, bias: `(5 * anchors,)` or `(classes,) float32`; the grid's real values are `scale * accumulator + bias`.
         default_size_px: long side of the network's input unless the user says otherwise.
         default_score: lowest score kept unless the user says otherwise.
     """
@@ -91,15 +107,24 @@ class IntegerModel:
 
     @cached_property
     def stride(self) -> int:
-        """Pixels of the input map per cell of the grid; the input map's sides are multiples of it."""
-        return int(np.prod([stage.pool for stage in self.stages]))
+        """The sides of an input map are multiples of it: a detector's pixels per cell of the grid; 1 for a classifier."""
+        return 1 if self.head.classes else math.prod(stage.step * stage.pool_step for stage in self.stages)
+
+    def sides(self, side: int) -> int:
+        """Rows (or columns) of the grid of an input map of `side` of them; 0 if nothing is left of some map."""
+        for stage in self.stages:
+            side = stage.sides(side)[1]
+        return side
 
 
 def spec_of(model: IntegerModel) -> ModelSpec:
     """The spec of the network that a model was made from, so that its cost can be counted: with the classes in the last layer."""
     filters = [*(stage.filters for stage in model.stages[:-1]), model.head.channels]
     layers = (
-        LayerSpec(count, s.kernel, s.pool, s.weight_bits, s.input_bits, s.weight_copies, s.map_copies)
+        LayerSpec(
+            *(count, s.kernel, s.pool, s.weight_bits, s.input_bits, s.weight_copies, s.map_copies),
+            *(s.step, s.pool_overlap, s.padding),
+        )
         for count, s in zip(filters, model.stages)
     )
     return ModelSpec(model.name, tuple(layers), model.head, default_size_px=model.default_size_px, default_score=float(model.default_score))
@@ -118,17 +143,24 @@ def validate(model: IntegerModel) -> IntegerModel:
 
     check(is_name(model.name), "name must be 1 to 64 bytes of UTF-8 without control characters")
     check(1 <= len(model.stages) <= 64, f"1 to 64 stages are possible, not {len(model.stages)}")
-    check(32 <= model.default_size_px <= 8192, f"default size must be 32 to 8192 pixels, not {model.default_size_px}")
+    least = 1 if model.head.classes else 32
+    check(least <= model.default_size_px <= 8192, f"default size must be {least} to 8192 pixels, not {model.default_size_px}")
     check(0 <= model.default_score <= 1, f"default score must be in [0, 1], not {model.default_score}")
-    check(model.stride <= 64, f"the product of all pools must be at most 64, not {model.stride}")
-    channels, bits = 3, 8
+    check(model.stride <= 64, f"the product of all steps and pools must be at most 64, not {model.stride}")
+    channels, bits, side = 3, 8, model.default_size_px
     for number, stage in enumerate(model.stages, 1):
         where, last = f"stage {number}: ", number == len(model.stages)
         check(
             stage.weights.ndim == 4 and stage.weights.shape[2] == stage.weights.shape[3], where + f"weights of shape {stage.weights.shape}"
         )
-        check(stage.kernel in (1, 3, 5, 7), where + f"kernel must be 1, 3, 5 or 7, not {stage.kernel}")
-        check(stage.pool in (1, 2), where + f"pool must be 1 or 2, not {stage.pool}")
+        for what, value, most in (("kernel", stage.kernel, MAX_KERNEL), ("step", stage.step, MAX_STEP), ("pool", stage.pool, MAX_POOL)):
+            check(1 <= value <= most, where + f"{what} must be 1 to {most}, not {value}")
+        check(stage.kernel % 2 == 1 or not stage.padding, where + f"an even kernel, {stage.kernel}, cannot have padding")
+        check(0 <= stage.pool_overlap < stage.pool, where + f"pools of {stage.pool} cannot overlap by {stage.pool_overlap}")
+        plain = stage.padding and not stage.pool_overlap
+        check(plain or bool(model.head.classes), where + "a detector's stages need padding, and pools that do not overlap")
+        side = stage.sides(side)[1]
+        check(side > 0 or not model.head.classes, where + "nothing is left of an input of the default size")
         check(1 <= stage.weight_bits <= 8 and 1 <= stage.input_bits <= 8, where + "weights and input must have 1 to 8 bits")
         check(1 <= stage.weight_copies <= 64 and 1 <= stage.map_copies <= 64, where + "1 to 64 copies are possible")
         check(1 <= stage.filters <= 4096 and 1 <= stage.in_channels <= 4096, where + "1 to 4096 channels are possible")
@@ -153,8 +185,9 @@ def validate(model: IntegerModel) -> IntegerModel:
             check(bool(np.all((t >= -bound) & (t <= bound + 1))), where + f"thresholds must be in [{-bound}, {bound + 1}]")
         channels, bits = stage.filters, stage.output_bits
     check(model.stages[-1].pool == 1, "the last stage cannot pool")
-    anchors = len(model.head.anchors)
-    check(channels == GRID_CHANNELS * anchors, f"the grid has {channels} channels, {anchors} anchors need {GRID_CHANNELS} each")
+    head = model.head
+    needs = f"{head.classes} classes need one each" if head.classes else f"{len(head.anchors)} anchors need {GRID_CHANNELS} each"
+    check(channels == head.integer_channels, f"the grid has {channels} channels, {needs}")
     for what, values in (("scale", model.scale), ("bias", model.bias)):
         check(values.shape == (channels,) and bool(np.all(np.isfinite(values))), f"head {what} must be {channels} finite numbers")
     return model

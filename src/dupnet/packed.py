@@ -20,19 +20,21 @@ from dupnet import coder
 from dupnet.errors import ConversionError, ModelFileError
 from dupnet.files import whole
 from dupnet.integer import IntegerModel, Stage, accumulator_max, validate
-from dupnet.spec import GRID_CHANNELS, HeadSpec, is_name
+from dupnet.spec import GRID_CHANNELS, MAX_KERNEL, MAX_POOL, MAX_STEP, HeadSpec, is_name, sides
 
 MAGIC = b"DNET"
 VERSION = 2
 HEADER = struct.Struct("<4sHHIIBBHffBB2s")
 """Magic, version, stages, length, CRC-32, image channels, anchors, default size, default score, centre scale, name bytes, channels of an
-anchor, zeros."""
+anchor, zeros. A classifier has no anchors, and 0 channels for each."""
 HEADER_BYTES = HEADER.size
 CRC_OFFSET = 16
 """The checksum covers everything from here on."""
 STAGE = struct.Struct("<HHBBBBBBBBBBBB")
 """Input channels, filters, kernel, step, pool, pool's step, input bits, weight bits, weight copies, map copies, output bits, distance,
-whether the weights are coded, slope."""
+flags, slope."""
+CODED, UNPADDED = 1, 2
+"""Flags of a stage: its weights are coded; its map is not surrounded by zeros."""
 STAGE_BYTES = STAGE.size
 ANCHOR_BYTES = 8
 HEAD_CHANNEL_BYTES = 8
@@ -132,7 +134,8 @@ def to_bytes(model: IntegerModel, *, smallest: bool = False) -> bytes:
         head = model.head
         return HEADER.pack(
             *(MAGIC, VERSION, len(model.stages), HEADER_BYTES + len(tail), crc),
-            *(3, len(head.anchors), model.default_size_px, model.default_score, head.centre_scale, len(name), GRID_CHANNELS, b""),
+            *(3, len(head.anchors), model.default_size_px, model.default_score, head.centre_scale, len(name)),
+            *(GRID_CHANNELS if head.anchors else 0, b""),
         )
 
     data = header(zlib.crc32(header(0)[CRC_OFFSET:] + tail)) + tail
@@ -144,9 +147,10 @@ def to_bytes(model: IntegerModel, *, smallest: bool = False) -> bytes:
 
 
 def _stage_record(stage: Stage, is_coded: bool, slope: int) -> bytes:
+    flags = (CODED if is_coded else 0) | (0 if stage.padding else UNPADDED)
     return STAGE.pack(
-        *(stage.in_channels, stage.filters, stage.kernel, 1, stage.pool, stage.pool, stage.input_bits, stage.weight_bits),
-        *(stage.weight_copies, stage.map_copies, stage.output_bits, 1, is_coded, slope),
+        *(stage.in_channels, stage.filters, stage.kernel, stage.step, stage.pool, stage.pool_step, stage.input_bits, stage.weight_bits),
+        *(stage.weight_copies, stage.map_copies, stage.output_bits, 1, flags, slope),
     )
 
 
@@ -224,12 +228,15 @@ def _read(data: bytes) -> tuple[IntegerModel, tuple[StageBytes, ...]]:
     file.check(crc == real_crc, "CRC-32", f"{crc:08x}", f"{real_crc:08x}: the file is damaged", at=12)
     file.check(1 <= stage_count <= 64, "number of stages", stage_count, "1 to 64", at=6)
     file.check(image_channels == 3, "channels of the image", image_channels, 3, at=16)
-    file.check(1 <= anchor_count <= 16, "number of anchors", anchor_count, "1 to 16", at=17)
-    file.check(32 <= size <= 8192, "default size", size, "32 to 8192", at=18)
+    file.check(anchor_count <= 16, "number of anchors", anchor_count, "0 to 16", at=17)
+    least = 32 if anchor_count else 1
+    file.check(least <= size <= 8192, "default size", size, f"{least} to 8192", at=18)
     file.check(0 <= score <= 1, "default score", score, "0 to 1", at=20)
-    file.check(1 <= centre_scale <= 4, "centre_scale", centre_scale, "1 to 4", at=24)
+    most = 4 if anchor_count else 1
+    file.check(1 <= centre_scale <= most, "centre_scale", centre_scale, f"1 to {most}", at=24)
     file.check(1 <= name_length <= 64, "length of the name", name_length, "1 to 64", at=28)
-    file.check(grid_channels == GRID_CHANNELS, "channels of an anchor", grid_channels, GRID_CHANNELS, at=29)
+    expected = GRID_CHANNELS if anchor_count else 0
+    file.check(grid_channels == expected, "channels of an anchor", grid_channels, expected, at=29)
     file.check(zeros == bytes(2), "unused bytes", zeros.hex(), "zeros", at=30)
 
     name = _name(file, name_length)
@@ -238,12 +245,17 @@ def _read(data: bytes) -> tuple[IntegerModel, tuple[StageBytes, ...]]:
         file.check(0 < value <= 8192, "side of an anchor", value, "above 0 and at most 8192", at=file.start + 4 * index)
 
     records: list[_Record] = []
-    channels, bits, stride = 3, 8, 1
+    channels, bits, stride, side = 3, 8, 1, size
     for number in range(1, stage_count + 1):
         file.where = f"stage {number}: "
-        records.append(_record(file, channels, bits, GRID_CHANNELS * anchor_count if number == stage_count else None))
-        channels, bits, stride = records[-1].filters, records[-1].output_bits, stride * records[-1].pool
-        file.check(stride <= 64, "product of all pools", stride, "at most 64", at=file.start)
+        record = _record(file, channels, bits, number == stage_count, anchor_count)
+        records.append(record)
+        channels, bits, stride = record.filters, record.output_bits, stride * record.step * record.pool_step
+        if anchor_count:
+            file.check(stride <= 64, "product of all steps and pools", stride, "at most 64", at=file.start)
+            continue
+        read, side = side, sides(side, record.kernel, record.step, record.padding, record.pool, record.pool - record.pool_step)[1]
+        file.check(side > 0, "map of the default size", f"{read}x{read}", "more, so that something is left after this stage", at=file.start)
     file.where = ""
     count = sum(record.coded_count for record in records)
     file.check(count <= MAX_CODED_PER_BYTE * len(data), "coded weights and thresholds", count, "no more than the file can hold", at=file.at)
@@ -255,7 +267,8 @@ def _read(data: bytes) -> tuple[IntegerModel, tuple[StageBytes, ...]]:
             file.check(math.isfinite(value), f"head {what} of filter {index}", value, "a finite number", at=offset)
     planes = [_raw_planes(file, number, record) for number, record in enumerate(records, 1)]
     stages, sizes = _decode(file, records, planes)
-    head = HeadSpec(anchors=tuple((float(w), float(h)) for w, h in anchors), centre_scale=centre_scale)
+    classes = 0 if anchor_count else channels
+    head = HeadSpec(anchors=tuple((float(w), float(h)) for w, h in anchors), centre_scale=centre_scale, classes=classes)
     return IntegerModel(name, stages, head, scale, bias, size, score), sizes
 
 
@@ -299,7 +312,10 @@ class _Record:
 
     filters: int
     kernel: int
+    step: int
+    padding: bool
     pool: int
+    pool_step: int
     input_bits: int
     weight_bits: int
     weight_copies: int
@@ -323,21 +339,26 @@ class _Record:
         return self.filters * (2**self.output_bits - 1 + (self.filter_weights if self.is_coded else 0))
 
 
-def _record(file: _Reader, channels: int, bits: int, grid_channels: int | None) -> _Record:
-    """The next stage record; the stage reads a map of so many channels and bits; `grid_channels` is None but in the last stage."""
+def _record(file: _Reader, channels: int, bits: int, last: bool, anchors: int) -> _Record:
+    """The next stage record; the stage reads a map of so many channels and bits. A classifier has no anchors."""
     fields = STAGE.unpack(file.take(STAGE_BYTES, "record"))
     in_channels, filters, kernel, step, pool, pool_step, input_bits, weight_bits, weight_copies, map_copies, *rest = fields
-    output_bits, distance, is_coded, slope = rest
-    at, last = file.start, grid_channels is not None
+    output_bits, distance, flags, slope = rest
+    at, is_coded, padding = file.start, flags & CODED, not flags & UNPADDED
     file.check(1 <= in_channels <= 4096, "input channels", in_channels, "1 to 4096", at=at)
     file.check(in_channels == channels, "input channels", in_channels, f"{channels}, as in the map before", at=at)
     file.check(1 <= filters <= 4096, "filters", filters, "1 to 4096", at=at + 2)
-    expected = f"{grid_channels}, {GRID_CHANNELS} for each anchor"
-    file.check(grid_channels in (None, filters), "filters of the last stage", filters, expected, at=at + 2)
-    file.check(kernel in (1, 3, 5, 7), "kernel", kernel, "1, 3, 5 or 7", at=at + 4)
-    file.check(step == 1, "step of the kernel", step, 1, at=at + 5)
-    file.check(pool == 1 or (pool == 2 and not last), "pool", pool, "1" if last else "1 or 2", at=at + 6)
-    file.check(pool_step == pool, "step of the pool", pool_step, f"{pool}, its size", at=at + 7)
+    if last and anchors:
+        expected = f"{GRID_CHANNELS * anchors}, {GRID_CHANNELS} for each anchor"
+        file.check(filters == GRID_CHANNELS * anchors, "filters of the last stage", filters, expected, at=at + 2)
+    odd = "" if not padding else " and, with padding, odd"
+    file.check(1 <= kernel <= MAX_KERNEL and (kernel % 2 == 1 or not padding), "kernel", kernel, f"1 to {MAX_KERNEL}{odd}", at=at + 4)
+    file.check(1 <= step <= MAX_STEP, "step of the kernel", step, f"1 to {MAX_STEP}", at=at + 5)
+    most = 1 if last else MAX_POOL
+    file.check(1 <= pool <= most, "pool", pool, f"1 to {most}", at=at + 6)
+    if anchors:
+        file.check(pool_step == pool, "step of the pool", pool_step, f"{pool}, its size, as there are anchors", at=at + 7)
+    file.check(1 <= pool_step <= pool, "step of the pool", pool_step, f"1 to {pool}", at=at + 7)
     file.check(1 <= input_bits <= 8, "input bits", input_bits, "1 to 8", at=at + 8)
     file.check(input_bits == bits, "input bits", input_bits, f"{bits}, as in the map before", at=at + 8)
     file.check(1 <= weight_bits <= 8, "weight bits", weight_bits, "1 to 8", at=at + 9)
@@ -347,11 +368,13 @@ def _record(file: _Reader, channels: int, bits: int, grid_channels: int | None) 
     file.check(tiled % weight_copies == 0, "weight copies", weight_copies, f"a divisor of {tiled} channels", at=at + 10)
     file.check(output_bits == 0 if last else 1 <= output_bits <= 8, "output bits", output_bits, "0" if last else "1 to 8", at=at + 12)
     file.check(distance == 1, "distance back to the stage that is read", distance, 1, at=at + 13)
-    file.check(is_coded <= (weight_bits == 1), "coding of the weights", is_coded, "0 or, for 1-bit weights, 1", at=at + 14)
+    known = (CODED if weight_bits == 1 else 0) | (0 if anchors else UNPADDED)
+    expected = "only 1 (coded weights, of 1 bit) and 2 (no padding, without anchors)"
+    file.check(flags & known == flags, "flags", flags, expected, at=at + 14)
     file.check(slope == 0 or not last, "slope", slope, "0", at=at + 15)
     largest = accumulator_max(tiled, kernel, weight_bits, input_bits)
     file.check(largest < 2**31, "largest accumulator", largest, "below 2^31", at=at)
-    sizes = (filters, kernel, pool, input_bits, weight_bits, weight_copies, map_copies, output_bits)
+    sizes = (filters, kernel, step, padding, pool, pool_step, input_bits, weight_bits, weight_copies, map_copies, output_bits)
     return _Record(*sizes, is_coded == 1, slope, in_channels, largest)
 
 
@@ -382,9 +405,8 @@ def _decode(file: _Reader, records: list[_Record], planes: list[NDArray[np.uint8
             if record.is_coded:
                 coder.weights(decoder, record.kernel, record.stored_channels, record.in_channels, bits[:, 0])
             marks.append(decoder.length)
-            stage = Stage(
-                _weights(record, bits), record.weight_bits, record.input_bits, record.weight_copies, record.map_copies, record.pool, None
-            )
+            shape = (record.weight_bits, record.input_bits, record.weight_copies, record.map_copies, record.pool, None)
+            stage = Stage(_weights(record, bits), *shape, record.step, record.pool - record.pool_step, record.padding)
             if record.output_bits:
                 thresholds = np.zeros((record.filters, 2**record.output_bits - 1), np.int64)
                 coder.thresholds(decoder, record.slope * _sums(stage) >> 8, record.accumulator_max, thresholds)

@@ -20,11 +20,12 @@ def run(model: IntegerModel, input_map: NDArray[np.uint8]) -> tuple[NDArray[np.u
 
     Args:
         model: must obey the rules of `dupnet.integer.validate`.
-        input_map: `(rows, columns, 3) uint8`, sides multiples of `model.stride`.
+        input_map: `(rows, columns, 3) uint8`, sides multiples of `model.stride`; a classifier's so large that something is left of
+            every map.
 
     Returns:
         The output of each stage: levels `(filters, rows, columns) uint8` after pool and thresholds; of the last stage the
-        grid's accumulators, `(5 * anchors, rows, columns) int32`.
+        grid's accumulators, `(5 * anchors, rows, columns)` or `(classes, rows, columns) int32`.
 
     Raises:
         ValueError: the input map has another shape or type.
@@ -33,10 +34,12 @@ def run(model: IntegerModel, input_map: NDArray[np.uint8]) -> tuple[NDArray[np.u
         raise ValueError(f"an input map is (rows, columns, 3) uint8, not {input_map.shape} {input_map.dtype}")
     if min(input_map.shape) == 0 or any(side % model.stride for side in input_map.shape[:2]):
         raise ValueError(f"the sides of an input map must be multiples of {model.stride}, not {input_map.shape[:2]}")
+    if min(model.sides(side) for side in input_map.shape[:2]) == 0:
+        raise ValueError(f"nothing is left of an input map of {input_map.shape[:2]} pixels")
     maps: list[NDArray[np.uint8] | NDArray[np.int32]] = []
     levels = input_map.transpose(2, 0, 1)
     for stage in model.stages:
-        accumulators = _pool(_convolve(stage, levels), stage.pool)
+        accumulators = _pool(stage, _convolve(stage, levels))
         if stage.thresholds is None:
             maps.append(accumulators)
         else:
@@ -46,20 +49,21 @@ def run(model: IntegerModel, input_map: NDArray[np.uint8]) -> tuple[NDArray[np.u
 
 
 def _convolve(stage: Stage, levels: NDArray[np.uint8]) -> NDArray[np.int32]:
-    k, (rows, columns) = stage.kernel, levels.shape[1:]
+    k, s, (rows, columns) = stage.kernel, stage.step, (stage.sides(side)[0] for side in levels.shape[1:])
+    border = k // 2 if stage.padding else 0
     weights = np.tile(stage.weights, (1, stage.weight_copies, 1, 1)).astype(np.float64)
     tiled = np.tile(levels, (stage.map_copies, 1, 1))
-    framed = np.pad(tiled, ((0, 0), (k // 2, k // 2), (k // 2, k // 2))).astype(np.float64)
+    framed = np.pad(tiled, ((0, 0), (border, border), (border, border))).astype(np.float64)
     sums = np.zeros((stage.filters, rows, columns))
     for i in range(k):
         for j in range(k):  # exact: integers below 2^31, in numbers with 53 bits
-            sums += np.tensordot(weights[:, :, i, j], framed[:, i : i + rows, j : j + columns], axes=1)
+            sums += np.tensordot(weights[:, :, i, j], framed[:, i : i + rows * s : s, j : j + columns * s : s], axes=1)
     return sums.astype(np.int32)
 
 
-def _pool(values: NDArray[np.int32], pool: int) -> NDArray[np.int32]:
-    filters, rows, columns = values.shape
-    return values.reshape(filters, rows // pool, pool, columns // pool, pool).max(axis=(2, 4))
+def _pool(stage: Stage, values: NDArray[np.int32]) -> NDArray[np.int32]:
+    windows = np.lib.stride_tricks.sliding_window_view(values, (stage.pool, stage.pool), axis=(1, 2))
+    return windows[:, :: stage.pool_step, :: stage.pool_step].max(axis=(3, 4))
 
 
 def _count(values: NDArray[np.int32], thresholds: NDArray[np.int32]) -> NDArray[np.uint8]:
@@ -70,8 +74,16 @@ def _count(values: NDArray[np.int32], thresholds: NDArray[np.int32]) -> NDArray[
 
 
 def grid_values(model: IntegerModel, accumulators: NDArray[np.integer]) -> NDArray[np.float32]:
-    """The grid's real values `(5 * anchors, rows, columns) float32`: `scale * accumulator + bias`, rounded to float32 at each step."""
+    """The grid's real values `(channels, rows, columns) float32`: `scale * accumulator + bias`, rounded to float32 at each step."""
     return model.scale[:, None, None] * accumulators.astype(np.float32) + model.bias[:, None, None]
+
+
+def class_scores(model: IntegerModel, accumulators: NDArray[np.integer]) -> NDArray[np.float32]:
+    """A classifier's scores `(classes,) float32` (logits), from its grid: `scale * mean accumulator of all cells + bias`."""
+    if not model.head.classes:
+        raise ValueError(f"{model.name} gives boxes, not class scores")
+    mean = accumulators.sum(axis=(1, 2), dtype=np.int64) / (accumulators.shape[1] * accumulators.shape[2])
+    return model.scale * mean.astype(np.float32) + model.bias
 
 
 def detect(
@@ -86,6 +98,8 @@ def detect(
         score: lowest score kept; the model's default if None.
         iou: of two boxes that overlap by more than this, the better stays.
     """
+    if model.head.classes:
+        raise ValueError(f"{model.name} gives class scores, not boxes")
     photo = image.read(source)
     view = image.to_input(photo, model.default_size_px if size is None else size, stride=model.stride)
     boxes, scores = decode(grid_values(model, run(model, view.pixels)[-1]), model.head, model.stride)

@@ -1,4 +1,4 @@
-"""The detector that users meet: a packed file, run by the C core.
+"""The detector that users meet, and the classifier: a packed file, run by the C core.
 
 Everything with an exact answer happens in `core/`; here photos come in, arguments are checked and `Detections` go out.
 Before this module comes `dupnet.packed`, which wrote the file; `dupnet.reference` gives the same results slowly.
@@ -58,17 +58,10 @@ class Detector:
     def __init__(self, model: str | os.PathLike[str] | None = None, *, threads: int = 1, memory: str = "maps") -> None:
         if memory not in MEMORY:
             raise ValueError(f"memory must be one of {', '.join(MEMORY)}, not {memory!r}")
-        if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
-            raise ValueError(f"threads must be 1 to {MAX_THREADS}, not {threads!r}")
-        path = zoo.model_path(DEFAULT_MODEL if model is None else model)
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
-        try:
-            self._model = _core.Model(data)
-        except ModelFileError as error:
-            raise ModelFileError(f"{path}: {_broken_rule(data) or error}") from None
+        _check_threads(threads)
+        self._model = _open(DEFAULT_MODEL if model is None else model)
+        if self._model.classes:
+            raise ModelFileError(f"{model}: {self._model.name!r} gives class scores, not boxes: dupnet.Classifier runs it")
         self._threads, self._by_rows = threads, memory == "rows"
         self.name: str = self._model.name
         self.default_size: int = self._model.default_size
@@ -142,10 +135,65 @@ class Detector:
         Raises:
             ValueError: the input map has another shape or type.
         """
-        if input_map.ndim != 3 or input_map.shape[2] != 3 or input_map.dtype != np.uint8:
-            raise ValueError(f"an input map is (rows, columns, 3) uint8, not {input_map.shape} {input_map.dtype}")
+        _check_input_map(input_map)
         if any(side % self.stride or not 1 <= side <= MAX_SIZE_PX for side in input_map.shape[:2]):
             raise ValueError(f"the sides of an input map must be multiples of {self.stride} up to {MAX_SIZE_PX}, not {input_map.shape[:2]}")
+        return tuple(self._model.run(np.ascontiguousarray(input_map), threads=self._threads))
+
+
+class Classifier:
+    """Class scores of images. Any number of threads may share one classifier.
+
+    Args:
+        model: path of a `.dnet` file whose head is classes.
+        threads: how many share the work of one image, 1 to 256; the result is the same for any number.
+
+    Attributes:
+        name: of the model.
+        classes: how many there are.
+        default_size: rows and columns of the input map that it was made for; others work if something is left of every map.
+        kernels: name of the kernels that run it.
+
+    Raises:
+        ModelFileError: the file cannot be read, breaks a rule of docs/format.md, or finds boxes.
+        ValueError: a number of threads out of range.
+
+    Example:
+        >>> Classifier("digits.dnet").scores(image).argmax()    # doctest: +SKIP
+        7
+    """
+
+    def __init__(self, model: str | os.PathLike[str], *, threads: int = 1) -> None:
+        _check_threads(threads)
+        self._model = _open(model)
+        if not self._model.classes:
+            raise ModelFileError(f"{model}: {self._model.name!r} gives boxes, not class scores: dupnet.Detector runs it")
+        self._threads = threads
+        self.name: str = self._model.name
+        self.classes: int = self._model.classes
+        self.default_size: int = self._model.default_size
+        self.kernels: str = self._model.kernels
+
+    def __repr__(self) -> str:
+        return f"Classifier({self.name!r}, classes={self.classes}, size={self.default_size})"
+
+    def scores(self, input_map: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Class scores `(classes,) float32`, as the network gives them (logits); the largest is the class.
+
+        They are means over the cells of the grid, which has one cell where the network was made for images of this size.
+
+        Args:
+            input_map: `(rows, columns, 3) uint8`, of the size that the network expects; nothing is resized.
+
+        Raises:
+            ValueError: the input map has another shape or type, or is too small.
+        """
+        _check_input_map(input_map)
+        return self._model.scores(np.ascontiguousarray(input_map), threads=self._threads)
+
+    def maps(self, input_map: NDArray[np.uint8]) -> tuple[NDArray[np.uint8] | NDArray[np.int32], ...]:
+        """Compute every map, as `Detector.maps` does; the last are the class scores' accumulators `(classes, rows, columns)`."""
+        _check_input_map(input_map)
         return tuple(self._model.run(np.ascontiguousarray(input_map), threads=self._threads))
 
 
@@ -172,6 +220,28 @@ class Stream:
             ValueError: rows are missing, or the photo has ended already.
         """
         return Detections(*self._stream.end())
+
+
+def _open(model: str | os.PathLike[str]) -> _core.Model:
+    path = zoo.model_path(model)
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+    try:
+        return _core.Model(data)
+    except ModelFileError as error:
+        raise ModelFileError(f"{path}: {_broken_rule(data) or error}") from None
+
+
+def _check_threads(threads: int) -> None:
+    if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+        raise ValueError(f"threads must be 1 to {MAX_THREADS}, not {threads!r}")
+
+
+def _check_input_map(input_map: NDArray[np.uint8]) -> None:
+    if input_map.ndim != 3 or input_map.shape[2] != 3 or input_map.dtype != np.uint8:
+        raise ValueError(f"an input map is (rows, columns, 3) uint8, not {input_map.shape} {input_map.dtype}")
 
 
 def _broken_rule(data: bytes) -> ModelFileError | None:

@@ -7,6 +7,7 @@ Read next: `dupnet.zoo` (the specs that ship), `dupnet.cost` (what they cost), `
 from __future__ import annotations
 
 import json
+import math
 import re
 import tomllib
 import zlib
@@ -20,6 +21,8 @@ from dupnet.errors import SpecError
 FULL = 32
 """Bits of a float: a layer with 32-bit weights or a 32-bit input is full precision there."""
 
+MAX_KERNEL, MAX_STEP, MAX_POOL = 11, 8, 8
+
 GRID_CHANNELS = 5
 """Channels of the grid that an integer model has for each anchor: x, y, w, h, objectness. The network has a sixth, the class; with a single
 class it carries nothing, and conversion drops it."""
@@ -31,18 +34,39 @@ def is_name(text: str) -> bool:
     return not control and 1 <= len(text.encode(errors="replace")) <= 64
 
 
+def places(side: int, window: int, step: int) -> int:
+    """How many places a window has that moves by `step` over `side` pixels and never leaves them; 0 if it does not fit."""
+    return max(0, (side - window) // step + 1)
+
+
+def sides(side: int, kernel: int, step: int, padding: bool, pool: int, pool_overlap: int) -> tuple[int, int]:
+    """Rows (or columns) of a layer's sums, and of its map after the pool, when it reads a map of `side` of them.
+
+    Example:
+        >>> sides(227, kernel=11, step=4, padding=False, pool=3, pool_overlap=1)  # AlexNet's first layer
+        (55, 27)
+    """
+    sums = places(side + (kernel // 2 * 2 if padding else 0), kernel, step)
+    return sums, places(sums, pool, pool - pool_overlap)
+
+
 @dataclass(frozen=True)
 class LayerSpec:
-    """One convolution, stride 1, "same" padding, with what follows it: batch norm, activation, optional max-pool.
+    """One convolution with what follows it: batch norm, activation, optional max-pool.
 
     Attributes:
         filters: output channels.
-        kernel: 1, 3, 5 or 7 pixels.
-        pool: 2 for a 2x2 max-pool after the convolution, 1 for none.
+        kernel: 1 to 11 pixels; an even one needs `padding` false.
+        pool: 2 for a 2x2 max-pool after the convolution, up to 8; 1 for none.
         weight_bits: 1 to 8, or 32 for float weights.
         input_bits: bits of the levels that the layer reads: 1 to 8, or 32 for floats. The first layer reads 8-bit pixels.
         weight_copies: the filters' channels are stored once and tiled this often (1 = no duplication).
         map_copies: the input map's channels are tiled this often (1 = no duplication).
+        step: the kernel moves by so many pixels, 1 to 8.
+        pool_overlap: pixels that neighbouring pools share: the pool moves by `pool - pool_overlap`. AlexNet's 3x3 with stride 2 has pool 3
+            and overlap 1.
+        padding: whether the map is surrounded by `kernel // 2` zeros ("same"). Without ("valid") a kernel as large as the map is a fully
+            connected layer.
     """
 
     filters: int
@@ -52,18 +76,27 @@ class LayerSpec:
     input_bits: int = 2
     weight_copies: int = 1
     map_copies: int = 1
+    step: int = 1
+    pool_overlap: int = 0
+    padding: bool = True
 
     def __post_init__(self) -> None:
         for field in fields(self):
             value = getattr(self, field.name)
-            if not isinstance(value, int) or isinstance(value, bool):
+            if field.name == "padding":
+                if not isinstance(value, bool):
+                    raise SpecError(f"layer: padding must be true or false, not {value!r}")
+            elif not isinstance(value, int) or isinstance(value, bool):
                 raise SpecError(f"layer: {field.name} must be an integer, not {value!r}")
         if not 1 <= self.filters <= 4096:
             raise SpecError(f"layer: filters must be 1 to 4096, not {self.filters}")
-        if self.kernel not in (1, 3, 5, 7):
-            raise SpecError(f"layer: kernel must be 1, 3, 5 or 7, not {self.kernel}")
-        if self.pool not in (1, 2):
-            raise SpecError(f"layer: pool must be 1 or 2, not {self.pool}")
+        for name, most in (("kernel", MAX_KERNEL), ("step", MAX_STEP), ("pool", MAX_POOL)):
+            if not 1 <= getattr(self, name) <= most:
+                raise SpecError(f"layer: {name} must be 1 to {most}, not {getattr(self, name)}")
+        if self.padding and self.kernel % 2 == 0:
+            raise SpecError(f"layer: an even kernel, here {self.kernel}, has no middle and needs padding = false")
+        if not 0 <= self.pool_overlap < self.pool:
+            raise SpecError(f"layer: pool_overlap must be 0 to {self.pool - 1}, below the pool, not {self.pool_overlap}")
         for name in ("weight_bits", "input_bits"):
             if getattr(self, name) not in (*range(1, 9), FULL):
                 raise SpecError(f"layer: {name} must be 1 to 8 or {FULL}, not {getattr(self, name)}")
@@ -71,20 +104,38 @@ class LayerSpec:
             if not 1 <= getattr(self, name) <= 64:
                 raise SpecError(f"layer: {name} must be 1 to 64, not {getattr(self, name)}")
 
+    @property
+    def pool_step(self) -> int:
+        """The pool moves by so many pixels."""
+        return self.pool - self.pool_overlap
+
+    def sides(self, side: int) -> tuple[int, int]:
+        """Rows (or columns) of the sums and of the map after the pool, over a map of `side` of them; 0 if nothing fits."""
+        return sides(side, self.kernel, self.step, self.padding, self.pool, self.pool_overlap)
+
 
 @dataclass(frozen=True)
 class HeadSpec:
-    """How the grid becomes boxes (docs/arithmetic.md, "Grid to boxes").
+    """What the grid means: boxes (docs/arithmetic.md, "Grid to boxes"), or class scores ("Grid to class scores").
 
     Attributes:
-        anchors: (width, height) of each anchor in pixels of the network's input.
+        anchors: (width, height) of each anchor in pixels of the network's input; none for a classifier.
         centre_scale: 1 as in YOLOv2; 2 lets a centre leave its cell by half a cell.
+        classes: 1 to 4096 for a classifier, whose grid has one channel for each; 0 for boxes.
     """
 
-    anchors: tuple[tuple[float, float], ...]
+    anchors: tuple[tuple[float, float], ...] = ()
     centre_scale: float = 1.0
+    classes: int = 0
 
     def __post_init__(self) -> None:
+        if self.classes:
+            if not 1 <= self.classes <= 4096 or self.anchors or self.centre_scale != 1:
+                raise SpecError(
+                    f"head: a classifier has 1 to 4096 classes, no anchors and centre_scale 1, not {self.classes} classes, "
+                    f"{len(self.anchors)} anchors and centre_scale {self.centre_scale}"
+                )
+            return
         if not 1 <= len(self.anchors) <= 16:
             raise SpecError(f"head: 1 to 16 anchors are possible, not {len(self.anchors)}")
         for anchor in self.anchors:
@@ -95,21 +146,29 @@ class HeadSpec:
 
     @property
     def channels(self) -> int:
-        """Channels of the grid: x, y, w, h, objectness, class for each anchor."""
-        return 6 * len(self.anchors)
+        """Channels of a network's grid: the classes, or x, y, w, h, objectness, class for each anchor."""
+        return self.classes or 6 * len(self.anchors)
+
+    @property
+    def integer_channels(self) -> int:
+        """Channels of an integer model's grid: the classes, or x, y, w, h, objectness for each anchor."""
+        return self.classes or GRID_CHANNELS * len(self.anchors)
 
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """A YOLOv2-style detector: a chain of layers and a head.
+    """A chain of layers and a head: a YOLOv2-style detector, or a classifier.
+
+    A detector's layers are padded and their pools do not overlap, so that its grid is the input divided by its stride. A classifier's
+    input may have any size that leaves something of every map; it has the default size, on both sides, unless the user says otherwise.
 
     Attributes:
         name: how the zoo, files and tables call it.
         about: one sentence for people.
         layers: in the order of execution; the last one gives the grid.
         head: anchors and decoding.
-        default_size_px: long side of the network's input in pixels.
-        default_score: lowest score that a detector keeps by default.
+        default_size_px: long side of the network's input in pixels, 32 to 8192; of a classifier from 1 on.
+        default_score: lowest score that a detector keeps by default; a classifier does not use it.
     """
 
     name: str
@@ -124,12 +183,13 @@ class ModelSpec:
             raise SpecError(f"name must be 1 to 64 bytes of UTF-8 without control characters, not {self.name!r}")
         if not 1 <= len(self.layers) <= 64:
             raise SpecError(f"{self.name}: 1 to 64 layers are possible, not {len(self.layers)}")
-        if not 32 <= self.default_size_px <= 8192:
-            raise SpecError(f"{self.name}: default_size_px must be 32 to 8192, not {self.default_size_px}")
+        least = 1 if self.head.classes else 32
+        if not least <= self.default_size_px <= 8192:
+            raise SpecError(f"{self.name}: default_size_px must be {least} to 8192, not {self.default_size_px}")
         if not 0 <= self.default_score <= 1:
             raise SpecError(f"{self.name}: default_score must be in [0, 1], not {self.default_score}")
         if self.stride > 64:
-            raise SpecError(f"{self.name}: the product of all pools must be at most 64, not {self.stride}")
+            raise SpecError(f"{self.name}: the product of all steps and pools must be at most 64, not {self.stride}")
         if self.layers[0].input_bits not in (8, FULL):
             raise SpecError(
                 f"{self.name}: layer 1 reads the 8-bit photo; its input_bits must be 8 or {FULL}, not {self.layers[0].input_bits}"
@@ -140,12 +200,20 @@ class ModelSpec:
                     f"{self.name}: layer {number}: {channels} channels x {layer.map_copies} map copies are not a multiple of "
                     f"{layer.weight_copies} weight copies"
                 )
-        last = self.layers[-1]
-        if last.pool != 1 or last.filters != self.head.channels:
+        last, head = self.layers[-1], self.head
+        if last.pool != 1 or last.filters != head.channels:
+            why = f"one for each of {head.classes} classes" if head.classes else f"6 for each of {len(head.anchors)} anchors"
             raise SpecError(
-                f"{self.name}: the last layer needs pool 1 and {self.head.channels} filters (6 for each of "
-                f"{len(self.head.anchors)} anchors), not pool {last.pool} and {last.filters} filters"
+                f"{self.name}: the last layer needs pool 1 and {head.channels} filters ({why}), not pool {last.pool} and {last.filters} "
+                "filters"
             )
+        side = self.default_size_px
+        for number, layer in enumerate(self.layers, 1):
+            if not head.classes and (layer.pool_overlap or not layer.padding):
+                raise SpecError(f"{self.name}: layer {number}: a detector's layers need padding, and pools that do not overlap")
+            read, side = side, layer.sides(side)[1]
+            if head.classes and not side:
+                raise SpecError(f"{self.name}: layer {number}: nothing is left of a map of {read}x{read} pixels")
 
     @property
     def in_channels(self) -> tuple[int, ...]:
@@ -159,11 +227,8 @@ class ModelSpec:
 
     @property
     def stride(self) -> int:
-        """Pixels of the network's input per cell of the grid."""
-        product = 1
-        for layer in self.layers:
-            product *= layer.pool
-        return product
+        """The sides of the network's input are multiples of it: a detector's pixels per cell of the grid; 1 for a classifier."""
+        return 1 if self.head.classes else math.prod(layer.step * layer.pool_step for layer in self.layers)
 
     @property
     def is_integer(self) -> bool:
@@ -244,8 +309,8 @@ def to_dict(spec: ModelSpec) -> dict[str, Any]:
     """Plain data: what TOML, JSON and checkpoints hold."""
     table = {field.name: getattr(spec, field.name) for field in fields(spec) if field.name not in ("layers", "head")}
     layers = [{field.name: getattr(layer, field.name) for field in fields(layer)} for layer in spec.layers]
-    head = {"anchors": [list(anchor) for anchor in spec.head.anchors], "centre_scale": spec.head.centre_scale}
-    return {**table, "layers": layers, "head": head}
+    boxes = {"anchors": [list(anchor) for anchor in spec.head.anchors], "centre_scale": spec.head.centre_scale}
+    return {**table, "layers": layers, "head": {"classes": spec.head.classes} if spec.head.classes else boxes}
 
 
 def to_toml(spec: ModelSpec) -> str:
@@ -261,12 +326,12 @@ def to_toml(spec: ModelSpec) -> str:
     for layer, given in zip(spec.layers, layers):
         default = LayerSpec(filters=layer.filters)
         lines += ["", "[[layers]]"]
-        lines += [f"{key} = {value}" for key, value in given.items() if key == "filters" or value != getattr(default, key)]
+        lines += [f"{key} = {json.dumps(value)}" for key, value in given.items() if key == "filters" or value != getattr(default, key)]
     lines += ["", "[head]", *(f"{key} = {quote(value)}" for key, value in head.items())]
     return "\n".join(lines) + "\n"
 
 
-def with_layers(spec: ModelSpec, name: str, changes: dict[int, dict[str, int]]) -> ModelSpec:
+def with_layers(spec: ModelSpec, name: str, changes: dict[int, dict[str, Any]]) -> ModelSpec:
     """A renamed copy with some layers changed.
 
     Args:
@@ -322,7 +387,7 @@ def _changed(spec: ModelSpec, change: str) -> ModelSpec:
     except ValueError:
         raise SpecError(f"{change}: {text!r} is no number") from None
     where: Any = LayerSpec if first else HeadSpec if head else ModelSpec
-    known = [f.name for f in fields(where) if f.name not in ("layers", "head", "name", "about", "anchors")]
+    known = [f.name for f in fields(where) if f.name not in ("layers", "head", "name", "about", "anchors", "classes", "padding")]
     if field not in known:
         raise SpecError(f"{change}: no field {field!r} there; there are {', '.join(known)}")
     if head:
@@ -332,4 +397,4 @@ def _changed(spec: ModelSpec, change: str) -> ModelSpec:
     numbers = range(int(first), int(last or first) + 1)
     if not numbers:
         raise SpecError(f"{change}: the range of layers is empty")
-    return with_layers(spec, spec.name, {number: {field: value} for number in numbers})  # type: ignore[dict-item]
+    return with_layers(spec, spec.name, {number: {field: value} for number in numbers})

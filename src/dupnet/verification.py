@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from dupnet import image as images
 from dupnet import packed, reference, zoo
 from dupnet.errors import CheckpointError
-from dupnet.head import without_class
+from dupnet.head import integer_channels
+from dupnet.integer import spec_of
 from dupnet.nn.network import Network
-from dupnet.runtime import Detector
-from dupnet.spec import GRID_CHANNELS
+from dupnet.runtime import Classifier, Detector
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Difference:
     """Where two implementations first disagree.
 
     Attributes:
-        photo: path of the photo.
+        photo: path of the photo, or its number.
         stage: 1 is the first.
         channel, row, column: in the stage's map.
         left, right: names of the two implementations.
@@ -62,50 +62,46 @@ class Verification:
     difference: Difference | None
 
 
-def verify(path: str | Path, network: Network, photos: Iterable[str | Path], *, size: int | None = None) -> Verification:
+def verify(path: str | Path, network: Network, photos: Iterable[images.Source], *, size: int | None = None) -> Verification:
     """Compare every map of every stage on every photo: torch against the reference, the reference against the C core.
 
-    Of torch's grid without the class channels, which an integer model does not have.
+    Of a detector's grid without the class channels, which an integer model does not have. A classifier gets photos resized to a square.
 
     Args:
         path: packed file, or the name of one that ships.
         network: the network that it was made from, in evaluation mode.
-        photos: paths.
-        size: long side of the network's input; None for the model's default.
+        photos: paths, or pixels.
+        size: long side of the network's input, for a classifier both; None for the model's default.
 
     Raises:
         CheckpointError: the network has other layers than the packed file.
     """
     path = zoo.model_path(path)
-    model, detector = packed.load(path), Detector(path)
-    ours = [
-        (stage.weights.shape, stage.pool, stage.weight_copies, stage.map_copies, stage.weight_bits, stage.input_bits)
-        for stage in model.stages
-    ]
-    spec = network.spec
-    filters = [*(layer.filters for layer in spec.layers[:-1]), GRID_CHANNELS * len(spec.head.anchors)]
-    layers = zip(filters, spec.stored_channels, spec.layers)
-    theirs = [
-        ((count, stored, la.kernel, la.kernel), la.pool, la.weight_copies, la.map_copies, la.weight_bits, la.input_bits)
-        for count, stored, la in layers
-    ]
-    if ours != theirs:
+    model = packed.load(path)
+    core = Classifier(path) if model.head.classes else Detector(path)
+    if (spec_of(model).layers, model.head.classes) != (network.spec.layers, network.spec.head.classes):
         raise CheckpointError(
             f"{path} holds {model.name!r}, the checkpoint a {network.spec.name!r} of other layers: it was not made from that"
         )
     count, values = 0, 0
     for photo in photos:
-        pixels = images.to_input(images.read(photo), size or model.default_size_px, stride=model.stride).pixels
+        side = size or model.default_size_px
+        pixels = images.read(photo)
+        if model.head.classes:
+            pixels = images.resize(pixels, (side, side))
+        else:
+            pixels = images.to_input(pixels, side, stride=model.stride).pixels
         with torch.no_grad():
             torch_maps = [m[0].numpy() for m in network.maps(torch.from_numpy(pixels).permute(2, 0, 1)[None])]
-        torch_maps[-1] = without_class(torch_maps[-1])
-        numpy_maps, core_maps = reference.run(model, pixels), detector.maps(pixels)
+        torch_maps[-1] = integer_channels(torch_maps[-1], model.head)
+        numpy_maps, core_maps = reference.run(model, pixels), core.maps(pixels)
         count += 1
         for left, right, pair in (("torch", "reference", (torch_maps, numpy_maps)), ("reference", "core", (numpy_maps, core_maps))):
             for stage, (a, b) in enumerate(zip(*pair, strict=True), 1):
                 values += a.size
                 if (place := first_difference(a, b)) is not None:
-                    found = Difference(str(photo), stage, *place, left, right, int(a[place]), int(b[place]))
+                    name = f"photo {count}" if isinstance(photo, np.ndarray) else str(photo)
+                    found = Difference(name, stage, *place, left, right, int(a[place]), int(b[place]))
                     return Verification(count, len(model.stages), values, found)
     return Verification(count, len(model.stages), values, None)
 

@@ -36,7 +36,8 @@ def test_public_names() -> None:
     import dupnet
 
     assert sorted(dupnet.__all__) == [
-        "Detections", "Detector", "DupnetError", "IntegerModel", "ModelSpec", "convert", "cost", "load", "save", "train", "zoo",
+        "Classifier", "Detections", "Detector", "DupnetError", "IntegerModel", "ModelSpec",
+        "convert", "cost", "load", "save", "train", "zoo",
     ]  # fmt: skip
     assert all(getattr(dupnet, name) for name in dupnet.__all__)
 

@@ -78,7 +78,7 @@ NAN, INFINITY = struct.pack("<f", np.nan), struct.pack("<f", np.inf)
         (6, b"\5\0", r"stage 4: output bits is 0, expected 1 to 8", "output bits"),
         (8, b"\xff\xff\xff\x7f", r"length of the file is 2147483647", "shorter or longer"),
         (16, b"\1", r"channels of the image is 1, expected 3", "3 channels"),
-        (17, b"\0", r"number of anchors is 0", "anchors"),
+        (17, b"\0", r"centre_scale is 2.0, expected 1 to 1", "without anchors, 1"),
         (17, b"\x11", r"number of anchors is 17", "anchors"),
         (18, b"\x1f\0", r"default size is 31", "default size"),
         (18, b"\1\x20", r"default size is 8193", "default size"),
@@ -109,11 +109,11 @@ NAN, INFINITY = struct.pack("<f", np.nan), struct.pack("<f", np.inf)
         (R4 + 2, b"\6\0", r"stage 4: filters of the last stage is 6, expected 10", "filters"),
         (R1 + 4, b"\0", r"stage 1: kernel is 0", "kernel"),
         (R1 + 4, b"\2", r"stage 1: kernel is 2", "kernel"),
-        (R1 + 4, b"\x09", r"stage 1: kernel is 9", "kernel"),
-        (R1 + 5, b"\0", r"stage 1: step of the kernel is 0, expected 1", "move by 1"),
-        (R1 + 5, b"\2", r"stage 1: step of the kernel is 2", "move by 1"),
+        (R1 + 4, b"\x0d", r"stage 1: kernel is 13, expected 1 to 11 and, with padding, odd", "kernel"),
+        (R1 + 5, b"\0", r"stage 1: step of the kernel is 0, expected 1 to 8", "move by 1"),
+        (R1 + 5, b"\x09", r"stage 1: step of the kernel is 9", "move by 1"),
         (R1 + 6, b"\0\0", r"stage 1: pool is 0", "pool"),
-        (R1 + 6, b"\3\3", r"stage 1: pool is 3", "pool"),
+        (R1 + 6, b"\x09\x09", r"stage 1: pool is 9, expected 1 to 8", "pool"),
         (R4 + 6, b"\2\2", r"stage 4: pool is 2, expected 1 ", "pool"),
         (R1 + 7, b"\1", r"stage 1: step of the pool is 1, expected 2, its size", "its size"),
         (R1 + 8, b"\x09", r"stage 1: input bits is 9", "input bits"),
@@ -130,8 +130,9 @@ NAN, INFINITY = struct.pack("<f", np.nan), struct.pack("<f", np.inf)
         (R1 + 12, b"\x09", r"stage 1: output bits is 9", "output bits"),
         (R4 + 12, b"\1", r"stage 4: output bits is 1, expected 0 ", "output bits"),
         (R1 + 13, b"\2", r"stage 1: distance .* is 2, expected 1", "stage before"),
-        (R1 + 14, b"\2", r"stage 1: coding of the weights is 2, expected 0 or, for 1-bit weights, 1", "coded"),
-        (R4 + 14, b"\1", r"stage 4: coding of the weights is 1", "coded"),
+        (R1 + 14, b"\2", r"stage 1: flags is 2, expected only 1 \(coded weights, of 1 bit\) and 2 \(no padding, without", "flags"),
+        (R1 + 14, b"\4", r"stage 1: flags is 4", "flags"),
+        (R4 + 14, b"\1", r"stage 4: flags is 1", "flags"),
         (R4 + 15, b"\1", r"stage 4: slope is 1, expected 0", "slope"),
         (SCALES, INFINITY, r"head scale of filter 0 is inf", "not finite"),
         (SCALES + 4 * 10 + 8, NAN, r"head bias of filter 2 is nan", "not finite"),
@@ -169,7 +170,7 @@ def test_strides_above_64_are_refused() -> None:
     header = bytearray(DATA[:R1])
     header[6:8] = struct.pack("<H", 8)
     said_python, said_core = refusal(sealed(bytes(header) + DATA[R1:R2] + 6 * second + DATA[R4:]))
-    assert "stage 7: product of all pools is 128" in said_python and "above 64" in said_core
+    assert "stage 7: product of all steps and pools is 128" in said_python and "above 64" in said_core
 
 
 def test_a_short_file_cannot_ask_for_much_memory() -> None:
@@ -277,7 +278,6 @@ def test_every_truncation() -> None:
 def test_random_bytes_agree() -> None:
     """With right checksums, most changes are harmless: then both readers accept, and compute the same maps."""
     rng = np.random.default_rng(3)
-    pixels = input_map(rng, 8, 8)
     accepted = 0
     for _ in range(1500):
         file = bytearray(DATA)
@@ -290,6 +290,7 @@ def test_random_bytes_agree() -> None:
             with pytest.raises(ModelFileError):
                 _core.Model(data)
             continue
+        pixels = input_map(rng, 8 * model.stride, 4 * model.stride)
         found = _core.Model(data).run(pixels)
         accepted += 1
         if accepted % 10 == 0:

@@ -33,7 +33,10 @@ def command(model: str, as_json: bool, memory: bool, size: tuple[int, int] | Non
         {
             "filters": stage.filters,
             "kernel": stage.kernel,
+            "step": stage.step,
+            "padding": stage.padding,
             "pool": stage.pool,
+            "pool_step": stage.pool_step,
             "weight_bits": stage.weight_bits,
             "input_bits": stage.input_bits,
             "weight_copies": stage.weight_copies,
@@ -51,15 +54,19 @@ def command(model: str, as_json: bool, memory: bool, size: tuple[int, int] | Non
         "default_size_px": loaded.default_size_px,
         "default_score": round(float(loaded.default_score), 6),
         "stride": loaded.stride,
+        "classes": loaded.head.classes,
         "anchors": [[round(float(side), 4) for side in anchor] for anchor in loaded.head.anchors],
     }
     if as_json:
         click.echo(json.dumps({**table, "stages": stages}, indent=2))
         return
     click.echo(f"{path}: {loaded.name}, {table['file_bytes']:,} bytes")
-    click.echo(f"long side {loaded.default_size_px} pixels, score {table['default_score']} and above, stride {loaded.stride}")
-    click.echo("anchors " + ", ".join(f"{w:.1f}x{h:.1f}" for w, h in loaded.head.anchors) + "\n")
-    columns = ("filters", "kernel", "pool", "weight bits", "input bits", "weight copies", "map copies")
+    if loaded.head.classes:
+        click.echo(f"{loaded.head.classes} classes, images of {loaded.default_size_px}x{loaded.default_size_px} pixels\n")
+    else:
+        click.echo(f"long side {loaded.default_size_px} pixels, score {table['default_score']} and above, stride {loaded.stride}")
+        click.echo("anchors " + ", ".join(f"{w:.1f}x{h:.1f}" for w, h in loaded.head.anchors) + "\n")
+    columns = ("filters", "kernel", "step", "pool", "pool step", "weight bits", "input bits", "weight copies", "map copies")
     click.echo("stage  " + "  ".join(columns) + "      weights (in file)   thresholds (in file)")
     for number, stage in enumerate(stages, 1):
         shape = "  ".join(f"{stage[column.replace(' ', '_')]:{len(column)}}" for column in columns)
@@ -78,7 +85,8 @@ def _memory(model: str, size_hw: tuple[int, int], photo_hw: tuple[int, int] | No
     from dupnet import _core, image, packed, zoo
 
     path = zoo.model_path(model)
-    packed.load(path)  # says what is wrong with a damaged file
+    if packed.load(path).head.classes:  # loading says what is wrong with a damaged file
+        raise click.UsageError(f"{model} is a classifier; --memory is about photos of a detector")
     height, width = photo_hw or size_hw
     long = max(size_hw)
     if not 32 <= long <= 8192 or max(height, width) > image.MAX_SIDE_PX:

@@ -12,6 +12,7 @@ import torch
 
 from dupnet import image
 from dupnet.detections import DEFAULT_IOU, Detections, check_arguments, nms
+from dupnet.errors import CheckpointError
 from dupnet.head import decode
 from dupnet.nn import checkpoint
 from dupnet.nn.network import Network
@@ -37,6 +38,8 @@ class NetworkDetector:
     def __init__(self, network: Network | str | os.PathLike[str], *, device: str = "cpu") -> None:
         if not isinstance(network, Network):
             network = checkpoint.load(os.fspath(network))
+        if network.spec.head.classes:
+            raise CheckpointError(f"{network.spec.name!r} gives class scores, not boxes")
         if device == "auto":
             device = "cuda" if torch.cuda.is_available() else "cpu"
         self.network = network.eval().to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]

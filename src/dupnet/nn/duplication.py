@@ -22,7 +22,7 @@ before its sign is taken, sum to an `(r + 1)`-level quantizer; these are the thr
 
 
 class DuplicatedConv2d(nn.Module):
-    """Convolution (stride 1, "same" padding) with duplicated weights or input maps, over integers where it is quantized.
+    """Convolution with duplicated weights or input maps, over integers where it is quantized.
 
     Reads a `Quantized` (or, for float input, a plain tensor) and returns a plain tensor of real values. The template
     `weight` has shape `(out_channels, in_channels * map_copies / weight_copies, k, k)`.
@@ -30,7 +30,7 @@ class DuplicatedConv2d(nn.Module):
     Args:
         in_channels: channels of the map before duplication.
         out_channels: filters.
-        kernel_size: odd.
+        kernel_size: odd; any, without padding.
         weight_bits: 1 (signs), 2 to 8 (odd integers), or 32 (floats).
         weight_copies: the template's channels are tiled this often before convolving.
         map_copies: the input's channels are tiled this often before convolving.
@@ -39,6 +39,8 @@ class DuplicatedConv2d(nn.Module):
         spread_copies: start the `map_copies` copies of a weight equal and shift them by the constants `SPREAD`, so that they stay
             an `(r + 1)`-level quantizer. All copies receive the same gradient (they see the same map), so without this their
             differences are whatever the initial values happened to be.
+        step: the kernel moves by so many pixels (its stride).
+        padding: whether the map is surrounded by `kernel_size // 2` zeros.
 
     Example:
         >>> layer = DuplicatedConv2d(128, 256, weight_copies=4)
@@ -65,10 +67,12 @@ class DuplicatedConv2d(nn.Module):
         gradient: Literal["mean", "sum"] = "mean",
         standardize_weights: bool = False,
         spread_copies: bool = False,
+        step: int = 1,
+        padding: bool = True,
     ) -> None:
         super().__init__()
-        if kernel_size % 2 == 0:
-            raise ValueError(f"kernel_size must be odd, not {kernel_size}")
+        if padding and kernel_size % 2 == 0:
+            raise ValueError(f"kernel_size must be odd where there is padding, not {kernel_size}")
         if in_channels * map_copies % weight_copies:
             raise ValueError(f"{in_channels} channels x {map_copies} map copies are not a multiple of {weight_copies} weight copies")
         if gradient not in ("mean", "sum"):
@@ -76,6 +80,7 @@ class DuplicatedConv2d(nn.Module):
         if spread_copies and map_copies not in SPREAD:
             raise ValueError(f"spread_copies is defined for {sorted(SPREAD)} map copies, not {map_copies}")
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
+        self.step, self.border = step, kernel_size // 2 if padding else 0
         self.weight_bits, self.weight_copies, self.map_copies = weight_bits, weight_copies, map_copies
         self.gradient, self.standardize_weights = gradient, standardize_weights
         self.spread_copies = spread_copies and weight_bits == 1 and map_copies > 1
@@ -113,7 +118,7 @@ class DuplicatedConv2d(nn.Module):
         return scale if self.weight_bits == 1 else scale / self.integer_weights().detach().abs().mean(dim=(1, 2, 3), keepdim=True)
 
     def accumulate(self, levels: Tensor) -> Tensor:
-        """The convolution itself, `(n, in_channels, h, w) -> (n, out_channels, h, w)`, in the type of `levels`.
+        """The convolution itself, `(n, in_channels, h, w) -> (n, out_channels, h', w')`, in the type of `levels`.
 
         The sums of integers are exact if the type holds them all: float32 up to 2^24, float64 up to 2^53.
         """
@@ -126,7 +131,7 @@ class DuplicatedConv2d(nn.Module):
             weights = reduce(torch.add, weights.chunk(self.map_copies, dim=1))
         elif self.weight_copies > 1:  # tile(W) * X = W * (X_1 + ... + X_r)
             levels = reduce(torch.add, levels.chunk(self.weight_copies, dim=1))
-        return F.conv2d(levels, weights, padding=self.kernel_size // 2)
+        return F.conv2d(levels, weights, stride=self.step, padding=self.border)
 
     def forward(self, x: Quantized | Tensor) -> Tensor:
         levels, step = x if isinstance(x, Quantized) else (x, 1.0)

@@ -1,4 +1,4 @@
-"""A network from a spec: the float side of a detector, whose evaluation mode is exact integers.
+"""A network from a spec: the float side of a detector or classifier, whose evaluation mode is exact integers.
 
 Float32 holds every integer up to 2^24, float64 up to 2^53. A quantized layer whose sums can leave float32 (`exact_dtype`: 8-bit weights
 over 8-bit levels do) therefore convolves, normalizes and quantizes in float64 when it is evaluated. In training all layers are float32.
@@ -95,12 +95,15 @@ class Stage(nn.Module):
 
     Args:
         conv, pool, activation: the parts.
+        pool_overlap: pixels that neighbouring pools share.
         dtype: in which it is evaluated (`exact_dtype`).
     """
 
-    def __init__(self, conv: DuplicatedConv2d, pool: int, activation: nn.Module, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, conv: DuplicatedConv2d, pool: int, activation: nn.Module, dtype: torch.dtype = torch.float32, *, pool_overlap: int = 0
+    ) -> None:
         super().__init__()
-        self.conv, self.pool, self.activation, self.dtype = conv, pool, activation, dtype
+        self.conv, self.pool, self.pool_overlap, self.activation, self.dtype = conv, pool, pool_overlap, activation, dtype
         self.norm = BatchNorm(conv.out_channels)
 
     def activate(self, pooled: Tensor) -> Tensor:
@@ -110,7 +113,7 @@ class Stage(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         accumulators = self.conv.accumulate(x if self.training else x.to(self.dtype))
-        return self.activate(F.max_pool2d(accumulators, 2) if self.pool == 2 else accumulators)
+        return self.activate(F.max_pool2d(accumulators, self.pool, self.pool - self.pool_overlap) if self.pool > 1 else accumulators)
 
 
 class GridLayer(nn.Module):
@@ -145,12 +148,12 @@ class GridLayer(nn.Module):
         return accumulators * self.channel_scale().view(1, -1, 1, 1) + self.bias.view(1, -1, 1, 1)
 
     def channel_scale(self) -> Tensor:
-        """`(6 * anchors,)`: the real number that one step of each channel's accumulator stands for."""
+        """`(channels,)`: the real number that one step of each channel's accumulator stands for."""
         return self.scale * self.unit
 
 
 class Network(nn.Module):
-    """The detector of a spec.
+    """The detector, or the classifier, of a spec.
 
     Args:
         spec: what to build.
@@ -170,11 +173,13 @@ class Network(nn.Module):
         reads = [layer.input_bits for layer in spec.layers[1:]]
         dtypes = [exact_dtype(spec, number) for number in range(len(spec.layers))]
         self.stages = nn.ModuleList(
-            Stage(conv, layer.pool, self._activation(bits), dtype) for conv, layer, bits, dtype in zip(convs, spec.layers, reads, dtypes)
+            Stage(conv, layer.pool, self._activation(bits), dtype, pool_overlap=layer.pool_overlap)
+            for conv, layer, bits, dtype in zip(convs, spec.layers, reads, dtypes)
         )
         self.grid = GridLayer(convs[-1], spec.layers[-1].input_bits, dtypes[-1])
-        with torch.no_grad():  # a face is rare: start with a low objectness
-            self.grid.bias.view(-1, 6)[:, 4] = -4.0
+        if not spec.head.classes:
+            with torch.no_grad():  # a face is rare: start with a low objectness
+                self.grid.bias.view(-1, 6)[:, 4] = -4.0
 
     def _conv(self, number: int) -> DuplicatedConv2d:
         layer, options = self.spec.layers[number], self.options
@@ -191,6 +196,8 @@ class Network(nn.Module):
             and options.standardize_weights
             and (layer.weight_bits, layer.weight_copies) == (1, 1)
             and layer.map_copies in SPREAD,
+            step=layer.step,
+            padding=layer.padding,
         )
 
     def _activation(self, bits: int) -> nn.Module:
@@ -218,7 +225,10 @@ class Network(nn.Module):
         yield self.grid.accumulate(x)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Pixels 0..255 `(n, 3, h, w)`, sides multiples of the stride, to real values `(n, 6 anchors, h / stride, w / stride)`."""
+        """Pixels 0..255 `(n, 3, h, w)`, sides multiples of the stride, to real values `(n, 6 anchors, h / stride, w / stride)`.
+
+        A classifier's are its class scores (logits) for each cell of its grid, `(n, classes, rows, columns)`.
+        """
         x = self.prepare(image)
         for stage in self.stages:
             x = stage(x)

@@ -106,6 +106,8 @@ class Recipe:
             raise SpecError(f"recipe: held_out must be 0, or at least 2 so that photos are left to train on, not {self.held_out}")
         if not 0 <= self.ema < 1:
             raise SpecError(f"recipe: ema must be in [0, 1), not {self.ema}")
+        if isinstance(self.spec, ModelSpec) and self.spec.head.classes:
+            raise SpecError(f"recipe: {self.spec.name} is a classifier; recipes train detectors (examples/digits.py trains a classifier)")
         if self.augmentation.crop_px % self.spec.stride:
             raise SpecError(f"recipe: crop_px must be a multiple of the model's stride {self.spec.stride}, not {self.augmentation.crop_px}")
         if wrong := [side for side in self.sizes_px if side < 1 or side % self.spec.stride]:
