@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -48,3 +50,25 @@ def call(*command: str | Path, env: dict[str, str] | None = None) -> str:
     done = subprocess.run([str(part) for part in command], capture_output=True, text=True, env={**os.environ, **(env or {})})
     assert done.returncode == 0, f"{' '.join(map(str, command))}\n{done.stdout}{done.stderr}"
     return done.stdout
+
+
+@functools.cache
+def _folder() -> tempfile.TemporaryDirectory[str]:
+    """What was compiled; it goes with the process."""
+    return tempfile.TemporaryDirectory(prefix="dupnet-tests-")
+
+
+@functools.cache
+def core_objects(compiler: str, *flags: str) -> tuple[Path, ...]:
+    """The core as C99 with these flags, without a warning: object files, made once."""
+    folder = Path(tempfile.mkdtemp(dir=_folder().name))
+    objects = tuple(folder / f"{source.stem}.o" for source in SOURCES)
+    for source, out in zip(SOURCES, objects):
+        call(compiler, "-std=c99", *flags, *WARNINGS, "-c", source, "-o", out)
+    return objects
+
+
+def build(compiler: str, source: Path, out: Path, *flags: str) -> Path:
+    """A program in C99 with the core, without a warning."""
+    call(compiler, "-std=c99", *flags, *WARNINGS, f"-I{CORE}", source, *core_objects(compiler, *flags), "-o", out, "-lm")
+    return out

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 import vectors
 from random_models import small_model, wide_model
-from tools import CORE, ROOT, SOURCES, WARNINGS, call, need
+from tools import ROOT, SOURCES, WARNINGS, build, call, need
 
 from dupnet import packed
 
@@ -46,10 +46,7 @@ def folder() -> tempfile.TemporaryDirectory[str]:
 @functools.cache
 def program(compiler: str, source: str) -> Path:
     """A program of tests/core/ with the core, for the compiler's processor."""
-    out = Path(folder().name) / f"{compiler}-{source}"
-    flags = ["-std=c99", "-O2", *WARNINGS, "-static", f"-I{CORE}"]
-    call(compiler, *flags, *SOURCES, ROOT / "tests/core" / f"{source}.c", "-o", out, "-lm")
-    return out
+    return build(compiler, ROOT / "tests/core" / f"{source}.c", Path(folder().name) / f"{compiler}-{source}", "-O2", "-static")
 
 
 @functools.cache
@@ -81,8 +78,8 @@ def test_checks(target: Target, tmp_path: Path) -> None:
 def test_neon_under_sanitizers(source: str, tmp_path: Path) -> None:
     """Address and undefined behaviour; leaks are looked for on x86."""
     need("aarch64-linux-gnu-gcc", "qemu-aarch64")
-    flags = ["-std=c99", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", f"-I{CORE}"]
-    call("aarch64-linux-gnu-gcc", *flags, *SOURCES, ROOT / "tests/core" / f"{source}.c", "-o", tmp_path / source, "-lm")
+    flags = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
+    build("aarch64-linux-gnu-gcc", ROOT / "tests/core" / f"{source}.c", tmp_path / source, *flags)
     vectors.write(tmp_path / "vectors", [*vectors.of_random_models(20), *vectors.of_resizes()])
     packed.save(small_model(), tmp_path / "small.dnet")
     packed.save(wide_model(), tmp_path / "wide.dnet")
