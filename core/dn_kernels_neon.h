@@ -130,7 +130,7 @@ static uint8_t products_weight(const dn_stage *stage, const products *w, size_t 
     unsigned sum = 0;
     for (size_t c = t; c < stage->stored_channels; c += w->channels) {
         size_t i = place * stage->stored_channels + c;
-        for (size_t b = 0; b < stage->weight_bits; b++) sum += (planes[b * stage->plane_bytes + i / 8] >> i % 8 & 1u) << b;
+        for (size_t b = 0; b < stage->weight_bits; b++) sum += (unsigned)(planes[b * stage->plane_bytes + i / 8] >> i % 8 & 1) << b;
     }
     return (uint8_t)sum;
 }

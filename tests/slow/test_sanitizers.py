@@ -14,10 +14,15 @@ from dupnet import packed
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize(("compiler", "sanitizer"), [("clang", "address,undefined"), ("gcc", "address,undefined"), ("clang", "memory")])
+# The memory sanitizer watches the portable kernels alone: others read bytes that they do not use, such as those after a map (DN_SLACK), and
+# it does not follow single bytes through their look-ups.
+FLAGS = {"address": ("-fsanitize=address,undefined",), "memory": ("-fsanitize=memory", "-DDN_PORTABLE_ONLY")}
+
+
+@pytest.mark.parametrize(("compiler", "sanitizer"), [("clang", "address"), ("gcc", "address"), ("clang", "memory")])
 def test_every_stage_of_random_models(compiler: str, sanitizer: str, tmp_path: Path) -> None:
     need(compiler)
-    flags = ("-O1", "-g", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all")
+    flags = ("-O1", "-g", *FLAGS[sanitizer], "-fno-sanitize-recover=all")
     program = build(compiler, ROOT / "tests/core/agreement.c", tmp_path / "agreement", *flags)
     vectors.write(tmp_path / "vectors", [*vectors.of_random_models(60), *vectors.of_resizes()])
     assert "portable: " in call(program, tmp_path / "vectors")
