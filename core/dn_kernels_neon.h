@@ -24,6 +24,7 @@
 #include <string.h>
 
 enum { LANES = 16, HALF = 8, GROUP = 4, TABLE = 16, FILTERS = 8 };
+#define V_KEEP(a) __asm__("" : "+w"(a))
 typedef uint8x16_t vec;
 
 static inline uint16x8_t as16(vec a) { return vreinterpretq_u16_u8(a); }
@@ -371,10 +372,12 @@ static const char *describe(const dn_stage *stage, uint64_t *vectors) {
 }
 
 #define SPIN(p)                                                         \
-    __asm__("" : "+w"(table), "+w"(index));                             \
+    V_KEEP(table);                                                      \
+    V_KEEP(index);                                                      \
     sum[p] = v_add8(sum[p], v_lookup(table, index));
 #define SPIN_PRODUCTS(p)                                                \
-    __asm__("" : "+w"(table), "+w"(index));                             \
+    V_KEEP(table);                                                      \
+    V_KEEP(index);                                                      \
     dots[p] = d_add(dots[p], table, index);
 #define SPUN(p) table = v_add8(table, v_add8(sum[p], vreinterpretq_u8_u32(d_result(dots[p]))));
 

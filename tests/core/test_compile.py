@@ -34,6 +34,19 @@ def test_no_warnings(compiler: str, tmp_path: Path) -> None:
         call(compiler, "-x", "c++", "-std=c++11", "-O2", *WARNINGS, "-c", source, "-o", tmp_path / "object.o")
 
 
+ARM_HEADERS = Path("/usr/aarch64-linux-gnu/include")
+
+
+@pytest.mark.skipif(shutil.which("clang") is None or not ARM_HEADERS.is_dir(), reason="needs clang and libc6-dev-arm64-cross")
+@pytest.mark.parametrize("processor", ["armv8-a", "armv8.2-a+dotprod"])
+def test_no_warnings_for_arm(processor: str) -> None:
+    """Only compiled; tests/slow runs it."""
+    for source in SOURCES:
+        target = ["--target=aarch64-linux-gnu", "-isystem", ARM_HEADERS, f"-march={processor}"]
+        call("clang", *target, "-std=c99", "-O2", *WARNINGS, "-fsyntax-only", source)
+        call("clang", *target, "-x", "c++", "-std=c++11", "-O2", *WARNINGS, "-fsyntax-only", source)
+
+
 SANITIZED = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
 CHECKED = [("gcc", ("-O2",)), ("clang", ("-O2",)), ("gcc", SANITIZED), pytest.param("clang", SANITIZED, marks=pytest.mark.slow)]
 

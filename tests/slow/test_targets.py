@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pytest
 import vectors
 from random_models import small_model, wide_model
-from tools import ROOT, SOURCES, WARNINGS, build, call, need
+from tools import ROOT, build, call, need
 
 from dupnet import packed
 
@@ -87,13 +87,3 @@ def test_neon_under_sanitizers(source: str, tmp_path: Path) -> None:
     run = ["qemu-aarch64", "-cpu", "max", "-L", "/usr/aarch64-linux-gnu", tmp_path / source]
     text = call(*run, *(tmp_path / name for name in files), env={"ASAN_OPTIONS": "detect_leaks=0"})
     assert "neondot: " in text or text == "ok\n"
-
-
-@pytest.mark.parametrize("language", [["-std=c99"], ["-x", "c++", "-std=c++11"]], ids=["c99", "c++11"])
-@pytest.mark.parametrize("processor", ["armv8-a", "armv8.2-a+dotprod"])
-def test_no_warnings_of_clang_for_arm(language: list[str], processor: str) -> None:
-    """The compiler of most ARM machines, which Debian's package contains for all processors."""
-    need("clang", "aarch64-linux-gnu-gcc")
-    target = ["--target=aarch64-linux-gnu", "-isystem", "/usr/aarch64-linux-gnu/include", f"-march={processor}"]
-    for source in SOURCES:
-        call("clang", *target, *language, "-O2", *WARNINGS, "-fsyntax-only", source)
