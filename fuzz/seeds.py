@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-from random_models import random_model, random_stage, small_model
+from random_models import classifier, random_model, random_stage, small_model
 
 from dupnet import packed
 
@@ -25,3 +25,8 @@ if __name__ == "__main__":
     ]
     packed.save(random_model(rng, stages, anchors=1, name="deep"), FOLDER / "deep")
     packed.save(small_model(), FOLDER / "small")
+    stages = [
+        random_stage(rng, in_channels=3, filters=4, kernel=5, step=2, padding=False, pool=3, pool_overlap=1, input_bits=8, map_copies=2),
+        random_stage(rng, in_channels=4, filters=3, kernel=2, padding=False, output_bits=0),
+    ]
+    packed.save(classifier(rng, stages, size=13, name="classes"), FOLDER / "classes")
