@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from random_models import input_map, model_by_choice, of_spec
+from random_models import general_model_by_choice, input_map, model_by_choice, of_spec
 from tools import ROOT
 
 from dupnet import image, packed, reference, zoo
@@ -75,6 +75,16 @@ def of_random_models(count: int) -> Iterator[bytes]:
         photo = input_map(rng, *rng.integers(1, 90, 2))
         if is_decided(calm, photo, **options):
             yield model_record(packed.to_bytes(calm)) + boxes_record(calm, photo, **options)
+
+
+def of_general_models(count: int) -> Iterator[bytes]:
+    """Steps, large kernels and pools, no padding: classifiers, and detectors in between."""
+    rng = np.random.default_rng(8)
+    for number in range(count):
+        with_boxes = number % 3 == 0
+        model = general_model_by_choice(lambda values: values[rng.integers(len(values))], with_boxes=with_boxes)
+        sides = rng.integers(1, 4, 2) * model.stride if with_boxes else model.default_size_px + rng.integers(0, 9, 2)
+        yield model_record(packed.to_bytes(model)) + maps_record(model, input_map(rng, *sides))
 
 
 def of_the_zoo() -> Iterator[bytes]:

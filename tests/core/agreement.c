@@ -144,7 +144,9 @@ static void stream_maps(const dn_model *model, const uint8_t *input, size_t rows
     dn_photo photo = {input, columns, rows, 3 * columns};
     dn_options options = dn_model_options(model);
     options.size = (int)(rows > columns ? rows : columns);
-    if (options.size < DN_MIN_SIZE) return;
+    size_t bytes;
+    dn_status streams = dn_stream_bytes(model, columns, rows, &options, &bytes);
+    if (streams == DN_BAD_SIZE || streams == DN_NOT_BY_ROWS || streams == DN_NOT_BOXES) return;
     options.score = 1;
     dn_box none;
     (void)feed(model, &photo, &options, compare_piece, t, &none, 0);
@@ -154,7 +156,7 @@ static void stream_maps(const dn_model *model, const uint8_t *input, size_t rows
 
 static void compare_maps(const dn_model *model, reader *r, tally *t) {
     dn_workers lent = {t->workers, run_backwards, NULL};
-    size_t rows = take_u32(r), columns = take_u32(r), bytes, cells = rows / (size_t)model->stride * (columns / (size_t)model->stride);
+    size_t rows = take_u32(r), columns = take_u32(r), bytes, grid_rows, grid_columns;
     const uint8_t *input = take(r, 3 * rows * columns);
     if (!t->workers) {
         stream_maps(model, input, rows, columns, r, t);
@@ -162,7 +164,8 @@ static void compare_maps(const dn_model *model, reader *r, tally *t) {
     }
     CHECK(dn_run_arena_bytes(model, rows, columns, &lent, &bytes) == DN_OK);
     void *arena = allocate(bytes);
-    int32_t *grid = (int32_t *)allocate(DN_GRID_CHANNELS * (size_t)model->anchor_count * cells * sizeof *grid);
+    CHECK(dn_grid_size(model, rows, columns, &grid_rows, &grid_columns) == DN_OK);
+    int32_t *grid = (int32_t *)allocate(model->stages[model->stage_count - 1].filters * grid_rows * grid_columns * sizeof *grid);
     t->expected = r;
     CHECK(dn_run(model, input, rows, columns, &lent, compare_map, t, arena, bytes, grid) == DN_OK);
     free(arena);

@@ -24,7 +24,7 @@ def test_every_stage_of_random_models(compiler: str, sanitizer: str, tmp_path: P
     need(compiler)
     flags = ("-O1", "-g", *FLAGS[sanitizer], "-fno-sanitize-recover=all")
     program = build(compiler, ROOT / "tests/core/agreement.c", tmp_path / "agreement", *flags)
-    vectors.write(tmp_path / "vectors", [*vectors.of_random_models(60), *vectors.of_resizes()])
+    vectors.write(tmp_path / "vectors", [*vectors.of_random_models(60), *vectors.of_general_models(30), *vectors.of_resizes()])
     assert "portable: " in call(program, tmp_path / "vectors")
 
 

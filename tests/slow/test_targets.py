@@ -52,7 +52,9 @@ def program(compiler: str, source: str) -> Path:
 @functools.cache
 def vectors_file() -> Path:
     path = Path(folder().name) / "vectors"
-    vectors.write(path, [*vectors.of_random_models(RANDOM_MODELS), *vectors.of_the_zoo(), *vectors.of_resizes()])
+    vectors.write(
+        path, [*vectors.of_random_models(RANDOM_MODELS), *vectors.of_general_models(30), *vectors.of_the_zoo(), *vectors.of_resizes()]
+    )
     return path
 
 
@@ -80,7 +82,7 @@ def test_neon_under_sanitizers(source: str, tmp_path: Path) -> None:
     need("aarch64-linux-gnu-gcc", "qemu-aarch64")
     flags = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
     build("aarch64-linux-gnu-gcc", ROOT / "tests/core" / f"{source}.c", tmp_path / source, *flags)
-    vectors.write(tmp_path / "vectors", [*vectors.of_random_models(20), *vectors.of_resizes()])
+    vectors.write(tmp_path / "vectors", [*vectors.of_random_models(20), *vectors.of_general_models(9), *vectors.of_resizes()])
     packed.save(small_model(), tmp_path / "small.dnet")
     packed.save(wide_model(), tmp_path / "wide.dnet")
     files = ["vectors"] if source == "agreement" else ["small.dnet", "wide.dnet"]
