@@ -8,7 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { CRC_OFFSET = 16, LARGEST_ARENA = 1 << 22, LARGEST_MEMORY = 1 << 22, LARGEST_FILE = 1 << 18 };
+enum { CRC_OFFSET = 16, LARGEST_ARENA = 1 << 22, LARGEST_MEMORY = 1 << 22, LARGEST_FILE = 1 << 18, LARGEST_SIDE = 64 };
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned seed);
@@ -44,11 +44,11 @@ static void hash_map(void *context, const dn_map *map) {
 }
 
 /* The hash of all maps of an input map of 1 x 2 cells of the grid, or of a classifier's default size, in memory of exactly the bytes
- * needed; 0 if they are too many. */
+ * needed; 0 if they, or the pixels, are too many. */
 static uint64_t run(const dn_model *model) {
     uint64_t hash = 0xcbf29ce484222325u;
     size_t rows = (size_t)(model->anchor_count ? model->stride : model->default_size), columns = 2 * rows, bytes, grid_rows, grid_columns;
-    if (columns > DN_MAX_SIZE) columns = rows;
+    if (rows > LARGEST_SIDE) return 0;
     if (dn_grid_size(model, rows, columns, &grid_rows, &grid_columns) != DN_OK) abort();
     if (dn_run_arena_bytes(model, rows, columns, NULL, &bytes) != DN_OK) abort();
     if (bytes > LARGEST_ARENA) return 0;

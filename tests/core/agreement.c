@@ -165,10 +165,14 @@ static void compare_maps(const dn_model *model, reader *r, tally *t) {
     CHECK(dn_run_arena_bytes(model, rows, columns, &lent, &bytes) == DN_OK);
     void *arena = allocate(bytes);
     CHECK(dn_grid_size(model, rows, columns, &grid_rows, &grid_columns) == DN_OK);
-    int32_t *grid = (int32_t *)allocate(model->stages[model->stage_count - 1].filters * grid_rows * grid_columns * sizeof *grid);
+    size_t channels = model->stages[model->stage_count - 1].filters;
+    int32_t *grid = (int32_t *)allocate(channels * grid_rows * grid_columns * sizeof *grid);
+    float *scores = (float *)allocate(channels * sizeof *scores);
     t->expected = r;
     CHECK(dn_run(model, input, rows, columns, &lent, compare_map, t, arena, bytes, grid) == DN_OK);
+    CHECK(dn_class_scores(model, grid, grid_rows * grid_columns, scores) == (model->anchor_count ? DN_NOT_CLASSES : DN_OK));
     free(arena);
+    free(scores);
     free(grid);
 }
 
