@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dupnet import _core, cost, image, integer, packed, zoo
-from dupnet.errors import DataError
+from dupnet.errors import DataError, ModelFileError
 
 SCORE = 0.5
 """Lowest score that every detector keeps while it is measured."""
@@ -122,6 +122,8 @@ def measure(
     """
     path = zoo.model_path(model)
     core = _core.Model(path.read_bytes(), isa)
+    if core.classes:
+        raise ModelFileError(f"{path}: {core.name!r} is a classifier; detection is measured here")
     height, width = size_hw
     rng = np.random.default_rng(0)
     rgb = image.resize(image.read(photo), size_hw) if photo else rng.integers(0, 256, (height, width, 3), np.uint8)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_models import classifier, general_model_by_choice, input_map, random_model, random_stage, small_model
 
-from dupnet import Classifier, Detector, _core, cost, packed, reference, spec
+from dupnet import Classifier, Detector, _core, bench, cost, packed, reference, spec
 from dupnet.cli import main
 from dupnet.conversion import convert
 from dupnet.errors import ConversionError, ModelFileError, SpecError
@@ -128,6 +128,8 @@ def test_files_and_errors(tmp_path: Path) -> None:
     told = CliRunner().invoke(main, ["inspect", str(path)]).output
     assert "4 classes, images of 31x31 pixels" in told
     assert "is a classifier" in CliRunner().invoke(main, ["inspect", str(path), "--memory"]).output
+    with pytest.raises(ModelFileError, match="is a classifier; detection is measured here"):
+        bench.measure(path)
     with pytest.raises(SpecError, match="is a classifier; recipes train detectors"):
         replace(recipe.load("tiny"), spec=spec_of(model))
 
