@@ -40,7 +40,7 @@ def assert_equal_maps(model: IntegerModel, pixels: np.ndarray, kernels: str, thr
 
 
 @pytest.mark.parametrize("kernels", KERNELS)
-@settings(quick, max_examples=120)
+@settings(quick, max_examples=60)
 @given(model=any_model(), more=st.tuples(st.integers(0, 9), st.integers(0, 9)), seed=st.integers(0, 99), threads=st.integers(1, 3))
 def test_maps_and_scores_of_random_classifiers(kernels: str, model: IntegerModel, more: tuple[int, int], seed: int, threads: int) -> None:
     pixels = input_map(np.random.default_rng(seed), model.default_size_px + more[0], model.default_size_px + more[1])
