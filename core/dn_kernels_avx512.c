@@ -73,6 +73,7 @@ static inline void fill_tables(const uint8_t *x, size_t stride, size_t columns, 
 #include "dn_kernels_pixels.h"
 #include "dn_kernels_first.h"
 #include "dn_kernels_lookup.h"
+#include "dn_kernels_ways.h"
 
 #ifdef __clang__
 #pragma clang attribute pop
