@@ -260,3 +260,9 @@ def test_no_verb_pays_for_another(photos: Path, model: Path, words: list[str]) -
 @pytest.mark.skipif("dupnet-tinier-yolo" not in zoo.model_names(), reason="the bundled model is not built yet")
 def test_the_bundled_model_needs_no_option(photos: Path) -> None:
     assert dupnet("detect", "a.png").exit_code == 0
+
+
+def test_kernels_that_do_not_exist_are_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DUPNET_KERNELS", "abacus")
+    result = CliRunner().invoke(cli.main, ["detect", "examples/astronaut.jpg"])
+    assert result.exit_code == 1 and "DUPNET_KERNELS=abacus: no kernels abacus run here; this build has portable" in result.output

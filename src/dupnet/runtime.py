@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from dupnet import _core, image, packed, zoo
 from dupnet.detections import DEFAULT_IOU, MAX_SIZE_PX, Detections, check_arguments
-from dupnet.errors import ModelFileError
+from dupnet.errors import ModelFileError, SpecError
 
 DEFAULT_MODEL = "dupnet-tinier-yolo"
 MAX_THREADS = 256
@@ -232,6 +232,8 @@ def _open(model: str | os.PathLike[str]) -> _core.Model:
         return _core.Model(data)
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {_broken_rule(data) or error}") from None
+    except ValueError as error:
+        raise SpecError(f"DUPNET_KERNELS={os.environ.get('DUPNET_KERNELS', '')}: {error}") from None
 
 
 def _check_threads(threads: int) -> None:
