@@ -214,6 +214,15 @@ static inline size_t dn_out_side(const dn_stage *stage, size_t side) {
 static inline size_t dn_min(size_t a, size_t b) { return a < b ? a : b; }
 static inline size_t dn_max(size_t a, size_t b) { return a > b ? a : b; }
 
+static inline size_t dn_gcd(size_t a, size_t b) {
+    while (b) {
+        size_t rest = a % b;
+        a = b;
+        b = rest;
+    }
+    return a;
+}
+
 /* Little-endian loads from any address. */
 static inline uint32_t dn_load_u16(const uint8_t *p) { return p[0] | (uint32_t)p[1] << 8; }
 static inline uint32_t dn_load_u32(const uint8_t *p) { return dn_load_u16(p) | dn_load_u16(p + 2) << 16; }

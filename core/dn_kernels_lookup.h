@@ -61,23 +61,14 @@ typedef struct lookup {
     const int16_t *thresholds; /* [chunks][count][HALF], less 1 */
 } lookup;
 
-static size_t lookup_gcd(size_t a, size_t b) {
-    while (b) {
-        size_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 /* Whether these kernels can compute the stage: 16-bit sums, tables of bytes. */
 static int lookup_covers(const dn_stage *stage) {
-    size_t g = lookup_gcd(stage->in_channels, stage->stored_channels);
+    size_t g = dn_gcd(stage->in_channels, stage->stored_channels);
     return stage->accumulator_max < INT16_MAX && GROUP * (stage->in_channels / g) * (((size_t)1 << stage->input_bits) - 1) <= 255;
 }
 
 static void lookup_shape(const dn_stage *stage, lookup *w) {
-    w->channels = lookup_gcd(stage->in_channels, stage->stored_channels);
+    w->channels = dn_gcd(stage->in_channels, stage->stored_channels);
     w->groups = (w->channels + GROUP - 1) / GROUP;
     w->copies = stage->stored_channels / w->channels;
     size_t lanes = stage->weight_bits * w->copies * stage->filters, places = (size_t)stage->kernel * stage->kernel;

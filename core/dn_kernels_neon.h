@@ -89,7 +89,7 @@ typedef struct products {
 
 static void products_shape(const dn_stage *stage, products *w) {
     uint32_t zero = (1u << stage->weight_bits) - 1, times;
-    w->channels = lookup_gcd(stage->in_channels, stage->stored_channels);
+    w->channels = dn_gcd(stage->in_channels, stage->stored_channels);
     w->copies = stage->stored_channels / w->channels;
     w->groups = (stage->kernel * w->channels + 3) / 4;
     w->octets = ((size_t)stage->filters + FILTERS - 1) / FILTERS;

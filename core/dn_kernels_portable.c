@@ -33,19 +33,10 @@ typedef struct work {
     uint8_t *levels;  /* [GROUP][out_columns] */
 } work;
 
-static size_t gcd(size_t a, size_t b) {
-    while (b) {
-        size_t rest = a % b;
-        a = b;
-        b = rest;
-    }
-    return a;
-}
-
 /* Lay `w` out over `scratch`, which may be NULL; returns the bytes used. */
 static uint64_t lay_out(const dn_stage *stage, size_t columns, uint8_t *scratch, work *w) {
     uint64_t used = 0, kernel = stage->kernel;
-    w->channels = gcd(stage->in_channels, stage->stored_channels);
+    w->channels = dn_gcd(stage->in_channels, stage->stored_channels);
     w->taps = (stage->kernel * (size_t)stage->kernel * w->channels + STEP - 1) / STEP * STEP;
     w->sums_columns = dn_sums_side(stage, columns);
     w->out_columns = dn_out_side(stage, columns);

@@ -55,7 +55,7 @@ static void conv_rows(const dn_conv *conv, size_t first, size_t last, void *scra
 }
 
 static const char *describe(const dn_stage *stage, uint64_t *vectors) {
-    size_t g = lookup_gcd(stage->in_channels, stage->stored_channels), taps = (size_t)stage->kernel * stage->kernel;
+    size_t g = dn_gcd(stage->in_channels, stage->stored_channels), taps = (size_t)stage->kernel * stage->kernel;
     size_t virtual_filters = stage->weight_bits * (stage->stored_channels / g) * stage->filters;
     switch (way_of(stage)) {
         case FIRST: *vectors = (uint64_t)1024 * 27 * stage->filters / LANES; return "pairs";
