@@ -18,38 +18,10 @@ static int runs_here(void) { return dn_x86_has(DN_AVX512 | DN_AVX512_VBMI); }
 
 enum { LANES = 64, GROUP = 6, TABLE = 64, TOGETHER = 4 };
 #define EACH_FILTER(do) do(0) do(1) do(2) do(3)
-#define V_KEEP(a) __asm__("" : "+v"(a))
-typedef __m512i vec;
+#include "dn_kernels_avx512.h"
 
-static inline vec v_zero(void) { return _mm512_setzero_si512(); }
-static inline vec v_load(const void *p) { return _mm512_loadu_si512(p); }
-static inline void v_store(void *p, vec a) { _mm512_storeu_si512(p, a); }
 static inline vec v_load_table(const void *p) { return _mm512_loadu_si512(p); }
 static inline vec v_lookup(vec table, vec index) { return _mm512_permutexvar_epi8(index, table); }
-static inline vec v_add8(vec a, vec b) { return _mm512_add_epi8(a, b); }
-static inline vec v_add16(vec a, vec b) { return _mm512_add_epi16(a, b); }
-static inline vec v_sub16(vec a, vec b) { return _mm512_sub_epi16(a, b); }
-static inline vec v_mul16(vec a, vec b) { return _mm512_mullo_epi16(a, b); }
-static inline vec v_max16(vec a, vec b) { return _mm512_max_epi16(a, b); }
-static inline vec v_high(vec a) { return _mm512_srli_epi16(a, 8); }
-static inline vec v_low(vec a) { return _mm512_slli_epi16(a, 8); }
-static inline vec v_all16(uint16_t x) { return _mm512_set1_epi16((short)x); }
-static inline vec v_pairs(vec x, vec w) { return _mm512_maddubs_epi16(x, w); }
-static inline vec v_or(vec a, vec b) { return _mm512_or_si512(a, b); }
-static inline vec v_low_byte(vec a) { return _mm512_and_si512(a, _mm512_set1_epi16(0x00ff)); }
-static inline vec v_high_byte(vec a) { return _mm512_and_si512(a, _mm512_set1_epi16(-0x100)); }
-static inline vec v_count(vec n, vec a, vec t) { return _mm512_mask_add_epi16(n, _mm512_cmpgt_epi16_mask(a, t), n, _mm512_set1_epi16(1)); }
-static inline void v_store_half(uint8_t *p, vec a) { _mm256_storeu_si256((__m256i *)(void *)p, _mm512_cvtepi16_epi8(a)); }
-
-static inline void v_store_levels(uint8_t *p, vec a, size_t n) {
-    __m256i levels = _mm512_cvtepi16_epi8(a);
-    if (n == 32)
-        _mm256_storeu_si256((__m256i *)(void *)p, levels);
-    else if (n == 16)
-        _mm_storeu_si128((__m128i *)(void *)p, _mm256_castsi256_si128(levels));
-    else
-        _mm256_mask_storeu_epi8(p, ((__mmask32)1 << n) - 1, levels);
-}
 
 /* First the sums of three channels each, eight "halves" of eight bytes: three look-ups in the levels, with 0 where a bit is not
  * set. Then the sum of six channels at e = half[e mod 8] + next half[e div 8]. Pixels of up to 12 channels need four halves: two
