@@ -12,19 +12,12 @@
  *
  * Usage: agreement VECTORS */
 #include "dupnet.h"
+#include "check.h"
 
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CHECK(true)                                                    \
-    do {                                                               \
-        if (!(true)) {                                                 \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #true); \
-            exit(1);                                                   \
-        }                                                              \
-    } while (0)
 
 enum { END, MODEL, MAPS, BOXES, RESIZE };
 enum { BOX_FLOATS = 5 };

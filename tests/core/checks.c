@@ -3,18 +3,11 @@
  *
  * Usage: checks SMALL.dnet WIDE.dnet; the second has maps of 4096 channels, 4 bits each. */
 #include "dupnet.h"
+#include "check.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CHECK(true)                                                     \
-    do {                                                                \
-        if (!(true)) {                                                  \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #true);  \
-            exit(1);                                                    \
-        }                                                               \
-    } while (0)
 
 enum { CAPACITY = 40000 };
 

@@ -2,18 +2,11 @@
  *
  * Usage: stream MODEL.dnet... */
 #include "dupnet.h"
+#include "check.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-#define CHECK(true)                                                     \
-    do {                                                                \
-        if (!(true)) {                                                  \
-            fprintf(stderr, "%s:%d: %s\n", __FILE__, __LINE__, #true);  \
-            exit(1);                                                    \
-        }                                                               \
-    } while (0)
 
 static void *allocate(size_t bytes) {
     void *memory = malloc(bytes ? bytes : 1);
