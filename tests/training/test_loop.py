@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import platform
 import shutil
 import signal
 import subprocess
@@ -77,8 +78,8 @@ torch.set_num_threads(1)
 from pathlib import Path
 from dupnet.training import recipe as recipes
 from dupnet.training.loop import Run, Trainer, reestimate_batch_norm, train
-data, out, resume = sys.argv[1:]
-train(Path(out).parent / "recipe.toml", data=data, out=out, resume=resume == "resume", progress=False, workers=1)
+data, out, resume, precision = sys.argv[1:]
+train(Path(out).parent / "recipe.toml", data=data, out=out, resume=resume == "resume", progress=False, workers=1, precision=precision)
 """
 
 
@@ -92,11 +93,16 @@ def write_recipe(path: Path) -> None:
     )
 
 
-def test_killed_and_resumed_equals_never_killed(tiny_wider: Path, tmp_path: Path) -> None:
+X86 = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="torch has 8-bit convolutions on x86 only")
+
+
+@pytest.mark.parametrize("precision", ["float32", pytest.param("mixed", marks=X86)])
+def test_killed_and_resumed_equals_never_killed(tiny_wider: Path, tmp_path: Path, precision: str) -> None:
     write_recipe(tmp_path / "recipe.toml")
 
     def start(out: str, resume: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen([sys.executable, "-c", SCRIPT, str(tiny_wider), str(tmp_path / out), resume], start_new_session=True)
+        command = [sys.executable, "-c", SCRIPT, str(tiny_wider), str(tmp_path / out), resume, precision]
+        return subprocess.Popen(command, start_new_session=True)
 
     assert start("whole", "new").wait(240) == 0
     victim = start("killed", "new")
@@ -170,9 +176,18 @@ def test_fine_tuning_starts_from_given_weights(tiny_wider: Path, tmp_path: Path)
     train(still, data=tiny_wider, out=tmp_path / "b", progress=False, workers=0)
     a, b = weights(tmp_path / "a"), weights(tmp_path / "b")
     assert all(torch.allclose(a[name], b[name], atol=1e-6) for name in a if name.endswith("conv.weight"))
+    copies = replace(SPEC, layers=(replace(SPEC.layers[0], map_copies=4), *SPEC.layers[1:]))
+    train(replace(still, spec=copies), data=tiny_wider, out=tmp_path / "copies", progress=False, workers=0)
+    tiled = weights(tmp_path / "copies")
+    assert torch.allclose(tiled["stages.0.conv.weight"], a["stages.0.conv.weight"].repeat(1, 4, 1, 1), atol=1e-6)
     other = replace(RECIPE, start_from=start, spec=recipes.load("first-light").spec)
     with pytest.raises(CheckpointError, match="do not fit"):
         train(other, data=tiny_wider, out=tmp_path / "c", progress=False, workers=0)
+
+
+def test_mixed_precision_is_for_quantized_layers(tiny_wider: Path, tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match="quantized layers on a CPU"):
+        train(replace(RECIPE, spec=EResFDSpec()), data=tiny_wider, out=tmp_path, progress=False, precision="mixed")
 
 
 def test_reestimated_batch_norms_hold_the_mean_over_the_batches() -> None:

@@ -34,6 +34,13 @@ import click
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Processes that load and augment.")
 @click.option("--compile", is_flag=True, help="Fuse the network with torch.compile.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "mixed"]),
+    default="float32",
+    show_default=True,
+    help="mixed, on a CPU: the forward pass in 8-bit integers (exact), gradients in bfloat16.",
+)
 @click.option("--measure", is_flag=True, help="Only print images/s of the bare network and of the whole loop.")
 def command(
     recipe: str,
@@ -47,6 +54,7 @@ def command(
     device: str,
     workers: int,
     compile: bool,
+    precision: Literal["float32", "mixed"],
     measure: bool,
 ) -> None:
     """Train by RECIPE: a TOML file, or the name of one that ships.
@@ -63,7 +71,7 @@ def command(
     if start_from:
         checked = replace(checked, start_from=str(start_from))
     out = out or Path("runs") / (Path(recipe).stem + (f"-{re.sub('[^A-Za-z0-9.=+-]', '-', spec)}" if spec else ""))
-    how: dict[str, Any] = {"cache": cache, "device": device, "workers": workers, "compile": compile}
+    how: dict[str, Any] = {"cache": cache, "device": device, "workers": workers, "compile": compile, "precision": precision}
     if measure:
         rates = loop.measure(checked, loop.Run(data, out, **how))
         click.echo(

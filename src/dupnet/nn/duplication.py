@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dupnet.nn import mixed
 from dupnet.nn.quantizers import Quantized, binarize, quantize_weights, standardize
 from dupnet.spec import FULL
 
@@ -54,6 +55,8 @@ class DuplicatedConv2d(nn.Module):
     """
 
     offsets: Tensor
+    mixed = False
+    """Whether it trains by `dupnet.nn.mixed`."""
 
     def __init__(
         self,
@@ -117,11 +120,8 @@ class DuplicatedConv2d(nn.Module):
         scale = self.weight.detach().abs().mean(dim=(1, 2, 3), keepdim=True)
         return scale if self.weight_bits == 1 else scale / self.integer_weights().detach().abs().mean(dim=(1, 2, 3), keepdim=True)
 
-    def accumulate(self, levels: Tensor) -> Tensor:
-        """The convolution itself, `(n, in_channels, h, w) -> (n, out_channels, h', w')`, in the type of `levels`.
-
-        The sums of integers are exact if the type holds them all: float32 up to 2^24, float64 up to 2^53.
-        """
+    def operands(self, levels: Tensor) -> tuple[Tensor, Tensor]:
+        """The map and the weights, both in the type of `levels`, whose plain convolution is this layer's: duplicates are summed up."""
         weights = self.integer_weights().to(levels.dtype)
         if self.gradient == "mean":
             weights = _scale_gradient(weights, 1 / self.weight_copies)
@@ -131,6 +131,16 @@ class DuplicatedConv2d(nn.Module):
             weights = reduce(torch.add, weights.chunk(self.map_copies, dim=1))
         elif self.weight_copies > 1:  # tile(W) * X = W * (X_1 + ... + X_r)
             levels = reduce(torch.add, levels.chunk(self.weight_copies, dim=1))
+        return levels, weights
+
+    def accumulate(self, levels: Tensor) -> Tensor:
+        """The convolution itself, `(n, in_channels, h, w) -> (n, out_channels, h', w')`, in the type of `levels`.
+
+        The sums of integers are exact if the type holds them all: float32 up to 2^24, float64 up to 2^53.
+        """
+        levels, weights = self.operands(levels)
+        if self.mixed and self.training:
+            return mixed.convolve(levels, weights, self.border)
         return F.conv2d(levels, weights, stride=self.step, padding=self.border)
 
     def forward(self, x: Quantized | Tensor) -> Tensor:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from dupnet.errors import SpecError
 from dupnet.integer import accumulator_max
+from dupnet.nn import mixed
 from dupnet.nn.duplication import SPREAD, DuplicatedConv2d
 from dupnet.nn.quantizers import HWGQ, HWGQ_STEPS, PACT, LeakyReLU, Quantized
 from dupnet.spec import FULL, ModelSpec
@@ -112,6 +113,8 @@ class Stage(nn.Module):
         return (y.levels if isinstance(y, Quantized) else y).to(torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.training and self.conv.mixed and (self.pool, self.pool_overlap) == (2, 0) and not (x.shape[2] % 2 or x.shape[3] % 2):
+            return self.activate(mixed.convolve_and_pool(*self.conv.operands(x), self.conv.border))
         accumulators = self.conv.accumulate(x if self.training else x.to(self.dtype))
         return self.activate(F.max_pool2d(accumulators, self.pool, self.pool - self.pool_overlap) if self.pool > 1 else accumulators)
 
@@ -233,3 +236,22 @@ class Network(nn.Module):
         for stage in self.stages:
             x = stage(x)
         return self.grid(x)
+
+
+def begin(network: Network, start: Network) -> None:
+    """Give `network` the weights of `start`, a network of the same layers.
+
+    Where `network` has more copies of a map, its weights are tiled over them: with `spread_copies` signs become finer integers.
+
+    Raises:
+        SpecError: the weights do not fit.
+    """
+    weights = start.state_dict()
+    for name, wanted in network.state_dict().items():
+        given = weights.get(name)
+        if name.endswith("conv.weight") and given is not None and given.ndim == 4 and wanted.shape[1] > given.shape[1]:
+            weights[name] = given.repeat(1, wanted.shape[1] // given.shape[1], 1, 1)
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError:
+        raise SpecError(f"the weights of a {start.spec.name!r} do not fit {network.spec.name!r}") from None

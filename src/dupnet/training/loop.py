@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.distributed as dist
@@ -26,9 +26,9 @@ from tqdm import tqdm
 from dupnet.data import wider
 from dupnet.data.photos import Photos
 from dupnet.errors import CheckpointError, DupnetError, SpecError
-from dupnet.nn import checkpoint
+from dupnet.nn import checkpoint, mixed
 from dupnet.nn.eresfd import EResFD
-from dupnet.nn.network import Network
+from dupnet.nn.network import Network, begin
 from dupnet.nn.quantizers import PACT
 from dupnet.spec import FULL, EResFDSpec
 from dupnet.training import recipe as recipes
@@ -51,6 +51,7 @@ class Run:
         device: `"auto"`, `"cpu"`, `"cuda"`.
         workers: loader processes.
         compile: fuse the network with torch.compile (a minute at the start, faster afterwards).
+        precision: `"float32"`, or `"mixed"`: on a CPU, integers forward and bfloat16 gradients (`dupnet.nn.mixed`).
     """
 
     data: Path
@@ -59,6 +60,7 @@ class Run:
     device: str = "auto"
     workers: int = 1
     compile: bool = False
+    precision: Literal["float32", "mixed"] = "float32"
 
     @property
     def checkpoint(self) -> Path:
@@ -164,10 +166,20 @@ class Trainer:
         self.network = make_network(recipe)
         if recipe.start_from and not resuming:
             start = checkpoint.load_any(recipe.start_from)
-            if [p.shape for p in start.parameters()] != [p.shape for p in self.network.parameters()]:
-                raise CheckpointError(f"{recipe.start_from}: holds a {start.spec.name!r}, whose weights do not fit {recipe.spec.name!r}")
-            self.network.load_state_dict(start.state_dict())
+            try:
+                if isinstance(start, Network) and isinstance(self.network, Network):
+                    begin(self.network, start)
+                else:
+                    self.network.load_state_dict(start.state_dict())
+            except (SpecError, RuntimeError):
+                raise CheckpointError(
+                    f"{recipe.start_from}: holds a {start.spec.name!r}, whose weights do not fit {recipe.spec.name!r}"
+                ) from None
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if run.precision == "mixed":
+            if self.device.type != "cpu" or not isinstance(self.network, Network):
+                raise SpecError("precision 'mixed' is for networks of quantized layers on a CPU")
+            mixed.enable(self.network)
         self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()} if recipe.ema else {}
         self.optimizer = make_optimizer(self.network, recipe)
         self.step = 0
@@ -320,6 +332,7 @@ def train(
     device: str = "auto",
     workers: int = 1,
     compile: bool = False,
+    precision: Literal["float32", "mixed"] = "float32",
 ) -> Network | EResFD:
     """Train a network.
 
@@ -329,7 +342,7 @@ def train(
         out: folder for `checkpoint.pt` (to resume), `network.pt` (the result), `metrics.csv` and TensorBoard events.
         resume: go on from `out/checkpoint.pt`; on a CPU the result is the same, bit for bit, as if nothing had happened.
         progress: show a bar.
-        cache, device, workers, compile: see `Run`.
+        cache, device, workers, compile, precision: see `Run`.
 
     Returns:
         The trained network (averaged weights), in evaluation mode.
@@ -339,7 +352,7 @@ def train(
     """
     if not isinstance(recipe, Recipe):
         recipe = recipes.load(recipe)
-    run = Run(Path(data), Path(out), Path(cache) if cache else None, device, workers, compile)
+    run = Run(Path(data), Path(out), Path(cache) if cache else None, device, workers, compile, precision)
     path = run.checkpoint
     if path.exists() and not resume:
         raise CheckpointError(f"{path} exists: resume that run, or choose another folder")

@@ -69,7 +69,7 @@ class Recipe:
         batch: crops of one process and step.
         seed: of initial weights and of every crop.
         ema: decay of the moving average of the weights, which is what is shipped; 0 for none.
-        start_from: a checkpoint whose weights this run begins with, or "".
+        start_from: a checkpoint whose weights this run begins with, or ""; its maps may have fewer copies.
         weights: how often photos of a top folder are drawn, relative to 1.
         sizes_px: the crops of every ten steps are scaled to one of these sides, as Darknet does with `random = 1`; none: all are `crop_px`.
         held_out: of every so many photos of the list, the first is never trained on (`dupnet sensitivity` measures on them); 0 for none.

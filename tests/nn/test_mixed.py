@@ -1,0 +1,108 @@
+"""Mixed precision: the forward pass is the same, bit for bit; gradients are rounded to bfloat16, no more."""
+
+import platform
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from dupnet import zoo
+from dupnet.errors import SpecError
+from dupnet.nn import mixed
+from dupnet.nn.network import Network
+
+pytestmark = pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="torch has 8-bit convolutions on x86 only")
+
+ROUNDING = 0.02
+"""Relative error that some roundings to bfloat16 (2^-9 each) may leave in a gradient that went through nine layers."""
+
+
+def gradients(network: Network, image: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    network.zero_grad()
+    grid = network(image)
+    (grid * torch.linspace(-1, 1, grid.numel()).view_as(grid)).sum().backward()
+    return grid.detach(), {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("name", ["dupnet-tinier-yolo", "dupnet-tinier-yolo-l", "table2/a4w4-1x", "table6/ifq-tinier-yolo"])
+def test_the_network_is_the_same(name: str) -> None:
+    torch.manual_seed(1)
+    network = Network(zoo.get(name)).to(memory_format=torch.channels_last).train()
+    image = torch.randint(0, 256, (3, 3, 64, 96), dtype=torch.uint8)
+    grid, exact = gradients(network, image)
+    layers = mixed.enable(network)
+    grid_mixed, rounded = gradients(network, image)
+    assert len(layers) == (9 if "a4w4" not in name else 0), layers
+    assert torch.equal(grid, grid_mixed)
+    assert exact.keys() == rounded.keys()
+    for parameter, gradient in exact.items():
+        if gradient.ndim == 4:  # a layer's weights; single numbers are sums that cancel
+            error = (rounded[parameter] - gradient).norm() / gradient.norm()
+            assert (0 < error or not layers) and error < ROUNDING, (parameter, error)
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_pooling_and_its_gradient(threads: int) -> None:
+    """Ties go to the first of four, as torch does it; any number of threads."""
+    torch.manual_seed(2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        levels = torch.randint(0, 4, (2, 5, 12, 18)).float().requires_grad_()
+        weights = (torch.randint(0, 2, (16, 5, 3, 3)) * 2.0 - 1).requires_grad_()
+        gradient = torch.randint(-8, 9, (2, 16, 6, 9)).float()  # integers, so that bfloat16 loses nothing
+        want = F.max_pool2d(F.conv2d(levels, weights, padding=1), 2)
+        wanted = torch.autograd.grad(want, (levels, weights), gradient)
+        got = mixed.convolve_and_pool(levels, weights, 1)
+        assert torch.equal(got, want) and (want == want.round()).all()
+        of_levels, of_weights = torch.autograd.grad(got, (levels, weights), gradient)
+        assert torch.equal(of_levels, wanted[0].bfloat16().float()) and torch.equal(of_weights, wanted[1].bfloat16().float())
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_first_layer(threads: int) -> None:
+    torch.manual_seed(3)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        photos = torch.randint(0, 256, (3, 3, 10, 14)).float()
+        weights = torch.randint(-4, 5, (24, 3, 3, 3)).float().requires_grad_()
+        gradient = torch.randint(-8, 9, (3, 24, 5, 7)).float()
+        want = F.max_pool2d(F.conv2d(photos, weights, padding=1), 2)
+        got = mixed.convolve_and_pool(photos, weights, 1)
+        assert torch.equal(got, want)
+        assert torch.equal(torch.autograd.grad(got, weights, gradient)[0], torch.autograd.grad(want, weights, gradient)[0])
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_layers_that_do_not_fit_stay_as_they_are() -> None:
+    network = Network(zoo.get("table3/conv4-8"))
+    fitting = mixed.enable(network)
+    assert fitting and all(network.spec.layers[number].weight_bits == 1 for number in fitting)
+    assert mixed.enable(Network(zoo.get("tinier-yolo"))) == []
+
+
+def test_bfloat16_forward_would_not_do() -> None:
+    """Why the forward pass is in integers: sums beyond 256 do not survive bfloat16."""
+    levels, weights = torch.full((1, 128, 3, 3), 3.0), torch.ones(1, 128, 3, 3)
+    weights[0, 0, 0, 0] = -1
+    exact = F.conv2d(levels, weights)
+    assert exact.item() == 3450.0
+    assert F.conv2d(levels.bfloat16(), weights.bfloat16()).item() != exact.item()
+    assert mixed.convolve(levels, weights, 0).item() == exact.item()
+
+
+def test_a_machine_that_cannot_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*arguments: object) -> Tensor:
+        raise RuntimeError("no such operator")
+
+    monkeypatch.setattr(mixed, "_sums", broken)
+    with pytest.raises(SpecError, match="no such operator"):
+        mixed.enable(Network(zoo.get("dupnet-tinier-yolo")))
+    monkeypatch.setattr(mixed, "_sums", lambda small, signed, border: F.conv2d(small.float(), signed.float(), padding=border) + 1)
+    with pytest.raises(SpecError, match="not exact"):
+        mixed.enable(Network(zoo.get("dupnet-tinier-yolo")))
