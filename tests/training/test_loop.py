@@ -247,6 +247,12 @@ def test_eresfd_trains_in_the_same_loop_and_resumes_bit_for_bit(tiny_wider: Path
     again = replace(recipe, start_from=str(tmp_path / "whole" / "network.pt"))
     started = Trainer(again, Run(tiny_wider, tmp_path / "again", workers=0)).network
     assert torch.equal(started.mixing, whole.mixing)
+    frozen = train(replace(again, batch_norm="frozen"), data=tiny_wider, out=tmp_path / "frozen", progress=False, workers=0)
+    before, after = whole.state_dict(), frozen.state_dict()
+    moved = {name for name in before if not torch.equal(before[name], after[name])}
+    assert moved and not {name for name in moved if "running" in name}
+    with pytest.raises(SpecError, match="frozen"):
+        replace(RECIPE, batch_norm="frozen")
     with pytest.raises(CheckpointError, match="an EResFD, a float detector"):
         checkpoint.load(tmp_path / "whole" / "network.pt")
     with pytest.raises(CheckpointError, match="do not fit"):

@@ -176,6 +176,10 @@ class Trainer:
                     f"{recipe.start_from}: holds a {start.spec.name!r}, whose weights do not fit {recipe.spec.name!r}"
                 ) from None
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.batch_norm == "frozen":
+            for module in self.network.modules():
+                if isinstance(module, nn.BatchNorm2d):
+                    module.eval()
         if run.precision == "mixed":
             if self.device.type != "cpu" or not isinstance(self.network, Network):
                 raise SpecError("precision 'mixed' is for networks of quantized layers on a CPU")
@@ -265,9 +269,11 @@ class Trainer:
         )
 
     def finished(self) -> Network | EResFD:
-        """The network to ship: averaged weights, batch norms estimated for them."""
+        """The network to ship: averaged weights, batch norms estimated for them unless they are frozen."""
         network = make_network(self.recipe)
         network.load_state_dict(self.average or self.network.state_dict())
+        if self.recipe.batch_norm == "frozen":
+            return network.cpu().eval()
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Batches past the run's end: never trained on, and the same in every process, so that all return the same network.
         first = self.recipe.steps * self.world

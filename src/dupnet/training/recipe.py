@@ -75,7 +75,8 @@ class Recipe:
         held_out: of every so many photos of the list, the first is never trained on (`dupnet sensitivity` measures on them); 0 for none.
         checkpoint_steps: a checkpoint is written this often.
         teacher: another detector whose boxes complete or replace the labels.
-        network, loss: of the detectors with a grid; multibox: EResFD's loss.
+        batch_norm: `"batch"`, or `"frozen"`: EResFD's statistics stay those of `start_from`, which other photos may have given.
+    network, loss: of the detectors with a grid; multibox: EResFD's loss.
     """
 
     spec: ModelSpec | EResFDSpec
@@ -93,6 +94,7 @@ class Recipe:
     loss: LossOptions = field(default_factory=LossOptions)
     multibox: MultiboxOptions = field(default_factory=MultiboxOptions)
     teacher: Teacher = field(default_factory=Teacher)
+    batch_norm: Literal["batch", "frozen"] = "batch"
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
 
@@ -108,6 +110,10 @@ class Recipe:
             raise SpecError(f"recipe: ema must be in [0, 1), not {self.ema}")
         if isinstance(self.spec, ModelSpec) and self.spec.head.classes:
             raise SpecError(f"recipe: {self.spec.name} is a classifier; recipes train detectors (examples/digits.py trains a classifier)")
+        if self.batch_norm not in ("batch", "frozen"):
+            raise SpecError(f"recipe: batch_norm must be 'batch' or 'frozen', not {self.batch_norm!r}")
+        if self.batch_norm == "frozen" and isinstance(self.spec, ModelSpec):
+            raise SpecError("recipe: batch_norm 'frozen' is for EResFD; quantized layers need the statistics of their own batches")
         if self.augmentation.crop_px % self.spec.stride:
             raise SpecError(f"recipe: crop_px must be a multiple of the model's stride {self.spec.stride}, not {self.augmentation.crop_px}")
         if wrong := [side for side in self.sizes_px if side < 1 or side % self.spec.stride]:
