@@ -177,9 +177,9 @@ class Trainer:
                 ) from None
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if recipe.batch_norm == "frozen":
-            for module in self.network.modules():
-                if isinstance(module, nn.BatchNorm2d):
-                    module.eval()
+            for layer in self.network.modules():
+                if isinstance(layer, nn.BatchNorm2d):
+                    layer.eval()
         if run.precision == "mixed":
             if self.device.type != "cpu" or not isinstance(self.network, Network):
                 raise SpecError("precision 'mixed' is for networks of quantized layers on a CPU")
