@@ -138,6 +138,27 @@ def test_a_run_that_diverges_does_not_stop_the_others(faces: Path, tmp_path: Pat
     assert "[2/2] figure3/8x" in done.output and len(list((tmp_path / "out").rglob("run.json"))) == 1
 
 
+def test_all_verdicts_stand_in_one_place(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {"none": (0.10, 0.12), "conv2-3": (0.50, 0.52), "conv1-3": (0.49, 0.51)}  # nothing of Conv9: not run
+    run = {"seconds": 60.0, "machine": {"device": "a processor", "torch": "2"}}
+    found = {
+        f"table4/{row}": [
+            {"ap_all": value, "dr": value, "photos": 3, "seed": n, "key": f"{row}{n}", "run": run} for n, value in enumerate(values)
+        ]
+        for row, values in scores.items()
+    }
+    monkeypatch.setattr(report, "results", lambda study, rows: found)
+    text = report.text(reproduction.Study(("table4",), reproduction.scale_of("tiny"), Run(faces, tmp_path)))
+    assert "- **Holds**, 1 of 3 claims. Table 4: Duplicating the maps of Conv2 and Conv3 helps.\n" in text
+    assert "- **Does not hold**, 0 of 3 claims.\n" in text
+    assert "- **The spread cannot tell**, 1 of 3 claims. Table 4: Those of Conv1 too help more.\n" in text
+    assert "- **Not run**, 1 of 3 claims. Table 4: Those of Conv9 too help more.\n" in text
+    assert "- **Not asked for**: Table 1, Table 2, Table 3, Table 5, Table 6, Figure 3, Figure 4.\n" in text
+    # s = 0.02 / sqrt(2) with 3 degrees of freedom; Student's factor 3.18; two seeds against two: 3.18 s
+    assert "0.0141 (3 degrees of freedom). Two rows of 2 seeds each can be told apart where they differ by more than 0.045." in text
+    assert "`dr`: detection rate of the medium faces at 0.1 false positives a photo." in text
+
+
 def test_a_report_is_written_between_its_marks_only(tmp_path: Path) -> None:
     path = tmp_path / "page.md"
     path.write_text(f"before\n{report.BEGIN}\nold\n{report.END}\nafter\n")

@@ -118,6 +118,12 @@ class Judgement:
     verdict: str
 
 
+def half_width(spread: Spread, one: int, other: int) -> float:
+    """Half the 95% interval of a difference of two rows with so many seeds; the spread must rest on some repeats."""
+    factor = STUDENT[min(spread.freedom, len(STUDENT)) - 1]
+    return factor * spread.deviation * math.sqrt(1 / one + 1 / other)
+
+
 def judge(claim: Claim, values: Mapping[str, Sequence[float]], spread: Spread) -> Judgement:
     """Hold a claim against measured values, one a seed, by row name."""
     ours, theirs = values.get(claim.better, ()), values.get(claim.worse, ())
@@ -126,8 +132,7 @@ def judge(claim: Claim, values: Mapping[str, Sequence[float]], spread: Spread) -
     difference = fmean(ours) - fmean(theirs)
     if not spread.freedom:
         return Judgement(claim, difference, None, f"{CANNOT_TELL} (no row was run with two seeds)")
-    factor = STUDENT[min(spread.freedom, len(STUDENT)) - 1]
-    half = factor * spread.deviation * math.sqrt(1 / len(ours) + 1 / len(theirs))
+    half = half_width(spread, len(ours), len(theirs))
     verdict = CANNOT_TELL
     if difference - half > -claim.margin:
         verdict = HOLDS

@@ -49,11 +49,12 @@ def text(study: Study) -> str:
     }
     by_run = {tuple(sorted(scores["key"] for scores in scored)): values[name] for name, scored in found.items()}
     spread = claims.pooled(by_run.values())  # rows that are one run count once
-    parts = [_head(study, found, spread)]
+    judged = {table: [claims.judge(claim, values, spread) for claim in claims.CLAIMS.get(table, ())] for table in tables}
+    parts = [_head(study, found, spread), _verdicts(judged)]
     for table in tables:
         parts.append(_backbones(study, found) if table == backbones.TABLE else _table(study, table, found))
-        if table in claims.CLAIMS:
-            parts.append(_claims(table, values, spread))
+        if judged[table]:
+            parts.append(_claims(judged[table]))
     return "\n\n".join(parts) + "\n"
 
 
@@ -72,7 +73,13 @@ def _head(study: Study, found: Results, spread: claims.Spread) -> str:
     devices = sorted({f"{run['machine']['device']}, torch {run['machine']['torch']}" for run in done.values()})
     hours = sum(run["seconds"] for run in done.values()) / 3600
     photos = next((scores["photos"] for scored in found.values() for scores in scored), None)
-    noise = f"{spread.deviation:.4f} ({spread.freedom} degrees of freedom)" if spread.freedom else "not known: no row has two seeds yet"
+    noise = "not known: no row has two seeds yet."
+    if spread.freedom:
+        seeds = max(len(scored) for scored in found.values())
+        noise = (
+            f"{spread.deviation:.4f} ({spread.freedom} degrees of freedom). Two rows of {seeds} seeds each can be told apart where they "
+            f"differ by more than {claims.half_width(spread, seeds, seeds):.3f}."
+        )
     lines = [
         f"Scale `{scale.name}`. {scale.about} Recipe `{scale.recipe}`: {recipe.steps:,} steps of {recipe.batch} crops of "
         f"{recipe.augmentation.crop_px} pixels, {recipe.optimizer.kind}; between rows nothing differs but model, activation and seed.",
@@ -82,16 +89,40 @@ def _head(study: Study, found: Results, spread: claims.Spread) -> str:
         "- The paper's: detection rate on FDDB at 284 false positives. "
         + ("" if study.fddb else "Another measure on other photos: compare differences between rows, never the numbers."),
         f"- Finished runs: {len(done)}, {hours:.1f} hours of training in all{'; ' + '; '.join(devices) if devices else ''}.",
-        f"- Standard deviation between seeds, pooled over all rows: {noise}.",
+        f"- Standard deviation between seeds, pooled over all rows: {noise}",
+        f"- `ours` and `dr` are means over the seeds, ± their standard deviation. `dr`: {MEASURES['dr']}.",
         "- Verdicts: a difference's 95% interval (Student's factor times the pooled standard error) lies above the claim, below it, or "
         f'across; "costs nothing" allows a loss of {claims.NO_WORSE}. `dupnet.experiments.claims` has the rule.',
     ]
     return "\n".join(lines)
 
 
+def _verdicts(judged: Mapping[str, Sequence[claims.Judgement]]) -> str:
+    """All verdicts in one place, and which tables nobody asked for: a reader should neither have to collect them nor miss one.
+
+    Args:
+        judged: the claims of each table of the report.
+    """
+    every = [one for ones in judged.values() for one in ones]
+    lines = ["## Verdicts", ""]
+    for verdict in dict.fromkeys((claims.HOLDS, claims.DOES_NOT, claims.CANNOT_TELL, *(one.verdict for one in every))):
+        texts = {table: [one.claim.text for one in ones if one.verdict == verdict] for table, ones in judged.items()}
+        line = f"- **{verdict[0].upper()}{verdict[1:]}**, {sum(map(len, texts.values()))} of {len(every)} claims."
+        lines.append(" ".join([line, *(f"{_title(table)}: {'; '.join(found)}." for table, found in texts.items() if found)]))
+    absent = dict.fromkeys(_title(row.table) for row in paper.rows() if row.table not in judged)
+    if absent:
+        lines.append(f"- **Not asked for**: {', '.join(absent)}.")
+    return "\n".join(lines)
+
+
+def _title(table: str) -> str:
+    if table == backbones.TABLE:
+        return "EResFD's backbone"
+    return table.replace("table", "Table ").replace("figure", "Figure ")
+
+
 def _table(study: Study, table: str, found: Results) -> str:
-    title = table.replace("table", "Table ").replace("figure", "Figure ")
-    lines = [f"## {title}", "", "| row | model | KB: ours, paper | MFLOPs: ours, paper | paper's rate | ours | dr | seeds |"]
+    lines = [f"## {_title(table)}", "", "| row | model | KB: ours, paper | MFLOPs: ours, paper | paper's rate | ours | dr | seeds |"]
     lines.append("|---|---|---|---|---|---|---|---|")
     for row in paper.rows(table):
         total, scored = cost.count(zoo.get(row.name)).total, found.get(row.name, ())
@@ -113,7 +144,11 @@ def _backbones(study: Study, found: Results) -> str:
     """EResFD's experiment has no numbers of the paper beside it, but a time."""
     times = runs.measured(study.run.out / study.scale.name / "backbones-ms.json", backbones.milliseconds)
     height, width = backbones.SIZE_HW
-    lines = ["## EResFD's backbone", "", f"| row | parameters | million MACs at {width}x{height} | ms, one thread | ours | dr | seeds |"]
+    lines = [
+        f"## {_title(backbones.TABLE)}",
+        "",
+        f"| row | parameters | million MACs at {width}x{height} | ms, one thread | ours | dr | seeds |",
+    ]
     lines.append("|---|---|---|---|---|---|---|")
     for row in backbones.rows():
         parameters, macs = backbones.cost(row.name)
@@ -136,13 +171,12 @@ def _mean(scored: Sequence[Measured], measure: str) -> str:
     return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
-def _claims(table: str, values: Mapping[str, Sequence[float]], spread: claims.Spread) -> str:
+def _claims(judged: Sequence[claims.Judgement]) -> str:
     lines = ["| claim | paper | ours | verdict |", "|---|---|---|---|"]
-    for claim in claims.CLAIMS[table]:
-        judged = claims.judge(claim, values, spread)
-        ours = "-" if judged.difference is None else f"{judged.difference:+.3f}"
-        ours += f" ± {judged.half_width:.3f}" if judged.half_width is not None else ""
-        lines.append(f"| {claim.text} | {_papers_difference(claim)} | {ours} | {judged.verdict} |")
+    for one in judged:
+        ours = "-" if one.difference is None else f"{one.difference:+.3f}"
+        ours += f" ± {one.half_width:.3f}" if one.half_width is not None else ""
+        lines.append(f"| {one.claim.text} | {_papers_difference(one.claim)} | {ours} | {one.verdict} |")
     return "\n".join(lines)
 
 
