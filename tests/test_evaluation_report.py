@@ -277,7 +277,11 @@ def test_evaluate_compares_models_and_files(evaluate: Callable[..., object], tmp
 def test_models_of_one_name_are_told_apart(evaluate: Callable[..., object], tmp_path: Path) -> None:
     shutil.copy(zoo.model_path("dupnet-tinier-yolo"), tmp_path / "mine.dnet")
     done = evaluate("dupnet-tinier-yolo", tmp_path / "mine.dnet")
-    assert done.exit_code == 0 and "mine.dnet)" in done.output and "(dupnet-tinier-yolo, as shipped)" in done.output
+    assert done.exit_code == 0 and "dupnet-tinier-yolo (mine.dnet):" in done.output and "dupnet-tinier-yolo (as shipped):" in done.output
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "mine.dnet", tmp_path / "other" / "mine.dnet")
+    alike = evaluate(tmp_path / "mine.dnet", tmp_path / "other" / "mine.dnet").output
+    assert f"({tmp_path / 'mine.dnet'}):" in alike and f"({tmp_path / 'other' / 'mine.dnet'}):" in alike
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,7 @@ def _model(model: str, sizes: tuple[int, ...], flip: bool, vote: bool, score: fl
         "Model": f"{model}, as shipped" if model == detector.name else str(path),
         "SHA-256": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
         "Long side": f"{sides} px",
-        "Looks at a photo": f"{views.passes}" + ", also mirrored" * flip + ", merged by voting" * vote,
+        "Looks per photo": f"{views.passes}" + ", also mirrored" * flip + ", merged by voting" * vote,
         "Lowest score": f"{score:g}",
         "Suppression": f"IoU above {overlap:g}",
         "Run by": f"{by}, {threads} thread{'s' * (threads > 1)}",
@@ -204,11 +204,19 @@ def _distinct(contenders: list[Contender]) -> list[Contender]:
 
     if not contenders:
         raise click.UsageError("nothing to measure: give a MODEL or --detections NAME=PATH")
+    # The shortest addition that tells all apart: a name that says enough does not need the whole path of its file.
+    for short in (True, False):
+        tells = [f"{c.name} ({_origin(c, short=short)})" for c in contenders]
+        if len(set(tells)) == len(tells):
+            break
     names = [contender.name for contender in contenders]
-    return [
-        replace(contender, name=f"{contender.name} ({contender.conditions['Model']})") if names.count(contender.name) > 1 else contender
-        for contender in contenders
-    ]
+    return [replace(c, name=tell) if names.count(c.name) > 1 else c for c, tell in zip(contenders, tells)]
+
+
+def _origin(contender: Contender, *, short: bool) -> str:
+    """Where a contender came from: its path or, short, the last part of it; a shipped model's own name is not said twice."""
+    model = contender.conditions["Model"]
+    return Path(model).name.removeprefix(f"{contender.name}, ") if short else model
 
 
 def _measure(contender: Contender, benchmark: Benchmark, predictions: Path | None) -> Result:
