@@ -104,7 +104,11 @@ def test_measured_once_printed_plotted_and_searched(tiny_wider: Path, tmp_path: 
     assert search.read_sensitivity(tmp_path / "run" / "sensitivity.json", SPEC).keys() == {1, 2, 3, 4}
     rows = list(csv.DictReader(open(tmp_path / "run" / "sensitivity.csv")))
     assert {row["layers"] for row in rows} >= {"", "1", "1 2 3 4"}
-    assert (tmp_path / "plot.svg").read_text().count("<svg") == 1
+    drawn = (tmp_path / "plot.svg").read_text()
+    assert all(f">{words}</text>" in drawn for words in ("one layer alone", "several layers, as in Table 3", "conv1-4"))
+    assert all(f">{point['ap_change']:+.3f}</text>" in drawn for point in table["points"][1:])
+    refused = CliRunner().invoke(main, [*command[:4], "--out", str(tmp_path / "never"), "--plot", "costs.pdf"])
+    assert refused.exit_code == 1 and "must end in one of .png .svg" in refused.output and not (tmp_path / "never").exists()
 
     stamps = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("scores.json")}
     (tmp_path / "run" / "conv2" / "scores.json").unlink()  # as if killed before it was written

@@ -29,7 +29,7 @@ import click
 @click.option("--threads", type=click.IntRange(1, 256), help="Threads of the network on a CPU.  [default: all cores]")
 @click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Processes that load and augment.")
 @click.option("--compile", is_flag=True, help="Fuse the networks with torch.compile.")
-@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the costs: PNG, SVG or PDF (needs matplotlib).")
+@click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the costs: .png or .svg (needs matplotlib).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: sensitivity.json.")
 def command(
     model: str,
@@ -65,6 +65,10 @@ def command(
     from dupnet.training import loop
     from dupnet.training import recipe as recipes
 
+    if plot:  # a wrong name or a missing library is told before the hours of training
+        from dupnet.evaluation import plots
+
+        plots.check_suffix(plot)
     if threads:
         torch.set_num_threads(threads)
     spec, start = sensitivity.load_model(model)

@@ -111,7 +111,7 @@ def panels(outcomes: Sequence[Outcome], colour: Callable[[str], str]) -> list[tu
     """
     result = []
     for key, title, draw in figures(outcomes):
-        with _style():
+        with house_style():
             figure = Figure(figsize=PANEL_INCHES, layout="constrained")
             draw(figure.add_subplot())
             result.append((key, title, _inline(_svg(figure), key, title, colour)))
@@ -129,7 +129,7 @@ def save(outcomes: Sequence[Outcome], path: str | os.PathLike[str], *, title: st
     drawn = figures(outcomes)
     columns = 3
     rows = -(-len(drawn) // columns)
-    with _style():
+    with house_style():
         figure = Figure(figsize=(5.2 * columns, 3.9 * rows + 0.6), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False).ravel()
         for axes, (_, name, draw) in zip(grid, drawn):
@@ -139,12 +139,22 @@ def save(outcomes: Sequence[Outcome], path: str | os.PathLike[str], *, title: st
             axes.set_axis_off()
         figure.legend(handles=[_handle(n, o) for n, o in enumerate(outcomes)], loc="outside lower center", ncols=4, fontsize=11)
         figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
-        kind = path.suffix.lower()[1:]
-        try:
-            with whole(path) as part:
-                figure.savefig(part, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
-        except OSError as error:
-            raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
+        write(figure, path)
+
+
+def write(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG or SVG by the suffix. The file appears whole or not at all; equal figures give equal files.
+
+    Raises:
+        DataError: another suffix, or the file cannot be written.
+    """
+    check_suffix(path)
+    kind = path.suffix.lower()[1:]
+    try:
+        with whole(path) as part:
+            figure.savefig(part, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
 
 
 def check_suffix(path: Path) -> None:
@@ -155,7 +165,7 @@ def check_suffix(path: Path) -> None:
 
 def key_symbol(number: int, colour: Callable[[str], str]) -> str:
     """A short sample of a detector's line and marker for keys outside the plots: an SVG `symbol` with the id `key-NUMBER`."""
-    with _style():
+    with house_style():
         figure = Figure(figsize=(0.5, 0.2))
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_axis_off()
@@ -171,7 +181,7 @@ def _svg(figure: Figure) -> str:
     return text.getvalue()
 
 
-def _style() -> AbstractContextManager[None]:
+def house_style() -> AbstractContextManager[None]:
     """matplotlib's own defaults, whatever the user's are, and ours; the fixed salt makes equal plots equal files."""
     ours: dict[str, Any] = {
         "svg.fonttype": "none",

@@ -293,26 +293,39 @@ def to_csv(rows: Sequence[dict[str, Any]]) -> str:
 
 
 def plot(content: dict[str, Any], path: Path) -> None:
-    """Bars of what each point costs, in loss and in AP, to a PNG, SVG or PDF file.
+    """Bars of what each point costs, in loss and in AP, to a PNG or SVG file.
+
+    Args:
+        content: of `sensitivity.json`.
+        path: of the picture; the folders above it are made.
 
     Raises:
-        DataError: matplotlib does not know the file's format.
+        DataError: another suffix, or the file cannot be written.
     """
     from matplotlib.figure import Figure
 
+    from dupnet.evaluation import plots
+
     rows = content["points"][1:]
-    figure = Figure(figsize=(1 + 0.7 * len(rows), 5), layout="constrained")
-    axes = figure.subplots(2, 1, sharex=True)
-    for axis, key, label in zip(axes, ("loss_change", "ap_change"), ("more loss", "change of AP")):
-        axis.bar(
-            [row["name"] for row in rows], [row[key] for row in rows], color=["C0" if len(row["layers"]) == 1 else "C1" for row in rows]
-        )
-        axis.axhline(0, color="black", linewidth=0.8)
-        axis.set_ylabel(label)
-    axes[0].set_title(f"{content['model']}: quantizing these layers, against floats ({content['steps']} steps)", fontsize=10)
-    axes[1].tick_params(axis="x", rotation=45)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        figure.savefig(path)
-    except ValueError as error:
-        raise DataError(f"{path}: {error}") from None
+    kinds = ("one layer alone", plots.SERIES[0]), ("several layers, as in Table 3", plots.SERIES[1])
+    with plots.house_style():
+        figure = Figure(figsize=(max(2 + 0.75 * len(rows), 6), 6), layout="constrained")
+        axes = figure.subplots(2, 1, sharex=True)
+        for axis, key, label, form in zip(axes, ("loss_change", "ap_change"), ("loss, up is worse", "AP, down is worse"), ("+.2f", "+.3f")):
+            for several, (kind, colour) in enumerate(kinds):
+                bars = {n: row[key] for n, row in enumerate(rows) if (len(row["layers"]) > 1) == bool(several)}
+                if bars:
+                    drawn = axis.bar(list(bars), list(bars.values()), 0.7, color=colour, label=kind)
+                    axis.bar_label(drawn, [f"{value:{form}}" for value in bars.values()], padding=2, fontsize=8, color=plots.MUTED)
+            axis.axhline(0, color=plots.MUTED, linewidth=0.8)
+            axis.set_ylabel(f"change of {label}")
+            axis.grid(False, axis="x")
+            axis.margins(y=0.15)  # room for the numbers
+            low, high = axis.get_ylim()
+            axis.set_ylim(min(low, -0.01), max(high, 0.01))  # or changes that mean nothing would look large
+        axes[1].set_xticks(range(len(rows)), [row["name"] for row in rows], rotation=45, ha="right", rotation_mode="anchor")
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=2)
+        how = f"{content['steps']} steps a point, against floats after as many; {content['size_px']} pixels"
+        figure.suptitle(f"{content['model']}: what quantizing layers costs\n{how}", x=0.01, ha="left", fontsize=11)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        plots.write(figure, path)
