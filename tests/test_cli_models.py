@@ -16,6 +16,8 @@ from dupnet import paper, spec, zoo
 from dupnet.cli import main
 from dupnet.data import wider
 from dupnet.nn import Network, checkpoint
+from dupnet.nn.eresfd import EResFD
+from dupnet.spec import EResFDSpec
 
 ASTRONAUT = Path(__file__).resolve().parents[1] / "examples" / "astronaut.jpg"
 
@@ -67,12 +69,43 @@ def test_float_networks_detect_and_are_evaluated(teacher: Path, tiny_wider: Path
     root = Path(shutil.copytree(tiny_wider, tmp_path / "wider"))
     subsets = {sample.photo: {"easy": [], "medium": [0], "hard": [0]} for sample in wider.split(root, "val")[0]}
     (root / "wider_face_split" / "val_difficulty.json").write_text(json.dumps(subsets))
-    found = json.loads(run("evaluate", str(teacher), "--wider", str(root), "--size", "64", "--json"))
+    found = json.loads(run("evaluate", "--model", str(teacher), "--wider", str(root), "--size", "64", "--json"))
     assert found["model"] == "table3/float" and found["photos"] == 8 and 0 <= found["ap_all"] <= 1
 
 
-def test_a_checkpoint_without_torch_says_what_to_install(teacher: Path) -> None:
-    words = ["detect", str(ASTRONAUT), "--model", str(teacher)]
+PEER = "def load(name, *, threads, floor):\n    return lambda rgb: None\n"
+
+
+def test_a_checkpoint_and_eresfd_are_timed_beside_peers(teacher: Path, tmp_path: Path) -> None:
+    (tmp_path / "peers.py").write_text(PEER)
+    eresfd = tmp_path / "eresfd.pt"
+    checkpoint.save(EResFD(EResFDSpec(8)), eresfd)
+    for model, name in ((teacher, "table3/float"), (eresfd, "eresfd")):
+        words = ("bench", "--model", str(model), "--size", "64x48", "--seconds", "0.05", "--peers", str(tmp_path), "--peer", "instant")
+        found = json.loads(run(*words, "--json"))
+        assert (found["model"], found["isa"], found["size"], found["stages"]) == (name, "torch", "64x48", [])
+        assert 0 < found["min_ms"] <= found["median_ms"] and found["repetitions"] >= 3
+        (peer,) = found["peers"]
+        assert peer["name"] == "instant" and peer["ratio"] == pytest.approx(found["median_ms"] / peer["median_ms"])
+    text = run(*words)
+    assert text.startswith("eresfd, 64x48, torch, 1 thread\n\none detection: median ") and "instant: median" in text
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["--roofline"], "runs in torch; --isa and --roofline are about the C core's kernels"),
+        (["dupnet-tinier-yolo"], "give one model, not dupnet-tinier-yolo and --model"),
+    ],
+)
+def test_what_a_checkpoint_is_not_timed_with(teacher: Path, words: list[str], says: str) -> None:
+    result = CliRunner().invoke(main, ["bench", "--model", str(teacher), *words])
+    assert result.exit_code == 2 and says in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("verb", [["detect", str(ASTRONAUT)], ["bench"], ["evaluate", "--wider", "."]])
+def test_a_checkpoint_without_torch_says_what_to_install(verb: list[str], teacher: Path) -> None:
+    words = [*verb, "--model", str(teacher)]
     code = f"import sys; sys.modules['torch'] = None; from dupnet.cli import main; main({words!r})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 1 and "this needs torch: pip install 'dupnet[train]'" in done.stderr and "Traceback" not in done.stderr

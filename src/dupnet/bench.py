@@ -1,4 +1,5 @@
-"""How fast the C core is here: a detection, its stages, other detectors beside it, and what the instructions could do at best.
+"""How fast a detector is here: a detection, in the C core also its stages, other detectors beside it, and what the instructions could
+do at best.
 
 Times are medians of repetitions in which all that is compared takes turns, so that a noisy machine disturbs all alike. A ratio
 means more than its milliseconds. The photo has the size that the network reads: nothing is resized, everything else counts.
@@ -8,14 +9,16 @@ from __future__ import annotations
 
 import runpy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dupnet import _core, cost, image, integer, packed, zoo
+from dupnet.detections import DEFAULT_IOU, Detections
 from dupnet.errors import DataError, ModelFileError
 
 SCORE = 0.5
@@ -62,12 +65,12 @@ class Bench:
 
     Attributes:
         model: its name.
-        isa: the kernels (`DUPNET_KERNELS`).
+        isa: the kernels (`DUPNET_KERNELS`), or `"torch"`.
         threads: that shared each detection.
         size: `640x480`, width x height of the photo in pixels.
         median_ms, min_ms: of one detection, from pixels to boxes.
         repetitions: that the medians are of.
-        stages: in order; what is left of `median_ms` is copying the photo and decoding boxes.
+        stages: in order, in the C core; what is left of `median_ms` is copying the photo and decoding boxes.
         peers: other detectors on the same photo in the same run.
         peaks: vector instructions (each with its addition) a second, for each way; empty unless asked for.
         peak_share: the stages' least times, divided by the times that they took on one thread; None unless asked for.
@@ -124,31 +127,22 @@ def measure(
     core = _core.Model(path.read_bytes(), isa)
     if core.classes:
         raise ModelFileError(f"{path}: {core.name!r} is a classifier; detection is measured here")
-    height, width = size_hw
-    rng = np.random.default_rng(0)
-    rgb = image.resize(image.read(photo), size_hw) if photo else rng.integers(0, 256, (height, width, 3), np.uint8)
+    rgb = _photo(photo, size_hw)
     pixels = image.to_input(rgb, max(size_hw), stride=core.stride).pixels
-    others = {name: load_peer(peers, name, threads) for name in peer_names} if peers else {}
+    others = _peers(peers, peer_names, rgb, threads)
     ways = core.ways() if roofline else []
-    kinds = {way for way, vectors in ways if vectors}
+    kinds = sorted({way for way, vectors in ways if vectors})
 
-    ours: list[float] = []
-    stages: list[list[float]] = []
-    theirs: dict[str, list[float]] = {name: [] for name in others}
-    peaks: dict[str, float] = dict.fromkeys(sorted(kinds), 0.0)
-    stop = None
-    while stop is None or time.perf_counter() < stop or len(ours) < 3:
-        ours.append(_milliseconds(lambda: core.detect(rgb, size=max(size_hw), score=SCORE, iou=0.45, threads=threads)))
-        stages.append([1e3 * s for s in core.stage_seconds(pixels, threads=threads)])
-        for name, detect in others.items():
-            theirs[name].append(_milliseconds(lambda detect=detect: detect(rgb)))  # type: ignore[misc]
-        for way in peaks:
-            peaks[way] = max(peaks[way], core.peak(way))
-        if stop is None:  # the first repetition warms up
-            ours, stages, theirs = [], [], {name: [] for name in others}
-            stop = time.perf_counter() + seconds
-
-    median = float(np.median(ours))
+    ours, stages, peaks_seen, *theirs = _in_turns(
+        [
+            _timed(lambda: core.detect(rgb, size=max(size_hw), score=SCORE, iou=DEFAULT_IOU, threads=threads)),
+            lambda: [1e3 * s for s in core.stage_seconds(pixels, threads=threads)],
+            lambda: [core.peak(way) for way in kinds],
+            *others.values(),
+        ],
+        seconds,
+    )
+    peaks: dict[str, float] = dict(zip(kinds, np.max(peaks_seen, axis=0)))
     stage_ms = np.median(stages, axis=0)
     rows, columns = pixels.shape[:2]
     loaded = packed.load(path)
@@ -176,15 +170,111 @@ def measure(
         model=loaded.name,
         isa=core.kernels,
         threads=threads,
-        size=f"{width}x{height}",
-        median_ms=median,
+        size=f"{size_hw[1]}x{size_hw[0]}",
+        median_ms=float(np.median(ours)),
         min_ms=min(ours),
         repetitions=len(ours),
         stages=tuple(times),
-        peers=tuple(PeerTime(name, float(np.median(ms)), median / float(np.median(ms))) for name, ms in theirs.items()),
+        peers=_peer_times(ours, others, theirs),
         peaks=peaks,
         peak_share=sum(least_ms) / float(stage_ms.sum()) / threads if least_ms else None,
     )
+
+
+class AnyDetector(Protocol):
+    """What `measure_detector` needs of a detector: `dupnet.Detector`'s name and method."""
+
+    name: str
+
+    def detect(self, source: image.Source, *, size: int | None = None, score: float | None = None) -> Detections: ...
+
+
+def measure_detector(
+    detector: AnyDetector,
+    size_hw: tuple[int, int] = (480, 640),
+    *,
+    threads: int = 1,
+    photo: str | Path | None = None,
+    peers: str | Path | None = None,
+    peer_names: tuple[str, ...] = ("yunet_s",),
+    seconds: float = 3.0,
+) -> Bench:
+    """Measure a detector that runs in torch, as a whole.
+
+    Args:
+        detector: used with its own suppression.
+        threads: that the detector was given, and the peers get.
+        size_hw, photo, peers, peer_names, seconds: as for `measure`.
+
+    Raises:
+        DataError: the peers cannot be loaded.
+
+    Example:
+        >>> from dupnet.nn.eresfd import EResFD, EResFDDetector    # doctest: +SKIP
+        >>> measure_detector(EResFDDetector(EResFD())).median_ms    # doctest: +SKIP
+        37.5
+    """
+    rgb = _photo(photo, size_hw)
+    others = _peers(peers, peer_names, rgb, threads)
+    detection = _timed(lambda: detector.detect(rgb, size=max(size_hw), score=SCORE))
+    ours, *theirs = _in_turns([detection, *others.values()], seconds)
+    return Bench(
+        model=detector.name,
+        isa="torch",
+        threads=threads,
+        size=f"{size_hw[1]}x{size_hw[0]}",
+        median_ms=float(np.median(ours)),
+        min_ms=min(ours),
+        repetitions=len(ours),
+        stages=(),
+        peers=_peer_times(ours, others, theirs),
+        peaks={},
+        peak_share=None,
+    )
+
+
+def _photo(photo: str | Path | None, size_hw: tuple[int, int]) -> NDArray[np.uint8]:
+    if photo:
+        return image.resize(image.read(photo), size_hw)
+    return np.random.default_rng(0).integers(0, 256, (*size_hw, 3), np.uint8)
+
+
+def _in_turns(calls: Sequence[Callable[[], Any]], seconds: float) -> list[list[Any]]:
+    """What each call gave, one after another until the time is up, three times at least. A first repetition warms up and is left out."""
+    for call in calls:
+        call()
+    given: list[list[Any]] = [[] for _ in calls]
+    stop = time.perf_counter() + seconds
+    while time.perf_counter() < stop or len(given[0]) < 3:
+        for call, results in zip(calls, given):
+            results.append(call())
+    return given
+
+
+def _timed(call: Callable[[], object]) -> Callable[[], float]:
+    """The call, giving the milliseconds that it took."""
+
+    def milliseconds() -> float:
+        start = time.perf_counter()
+        call()
+        return 1e3 * (time.perf_counter() - start)
+
+    return milliseconds
+
+
+def _peers(folder: str | Path | None, names: Sequence[str], rgb: NDArray[np.uint8], threads: int) -> dict[str, Callable[[], float]]:
+    """The time of a detection of each peer, by name."""
+
+    def ready(name: str) -> Callable[[], float]:
+        detect = load_peer(folder or ".", name, threads)
+        return _timed(lambda: detect(rgb))
+
+    return {name: ready(name) for name in names} if folder else {}
+
+
+def _peer_times(ours: list[float], names: Iterable[str], theirs: list[list[float]]) -> tuple[PeerTime, ...]:
+    median = float(np.median(ours))
+    return tuple(PeerTime(name, float(np.median(ms)), median / float(np.median(ms))) for name, ms in zip(names, theirs))
 
 
 def load_peer(folder: str | Path, name: str, threads: int) -> Callable[[NDArray[np.uint8]], object]:
@@ -204,9 +294,3 @@ def load_peer(folder: str | Path, name: str, threads: int) -> Callable[[NDArray[
     except ValueError as error:
         raise DataError(f"{folder}/peers.py: {error}") from None
     return detect
-
-
-def _milliseconds(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return 1e3 * (time.perf_counter() - start)

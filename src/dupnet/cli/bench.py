@@ -5,14 +5,19 @@ from __future__ import annotations
 import json
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dupnet.cli.parameters import SIZE_HW
 
+if TYPE_CHECKING:
+    from dupnet.bench import Bench
+
 
 @click.command()
-@click.argument("model", default="dupnet-tinier-yolo")
+@click.argument("model_word", metavar="[MODEL]", default="")
+@click.option("--model", help="MODEL in the way of `dupnet detect`.  [default: the bundled one]")
 @click.option("--size", type=SIZE_HW, default="640x480", show_default=True, help="Width x height of the photo; nothing is resized.")
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads, for the peers as well.")
 @click.option("--isa", default="", help="Kernels to use; -NAME forbids some.  [default: the fastest]")
@@ -23,7 +28,8 @@ from dupnet.cli.parameters import SIZE_HW
 @click.option("--seconds", type=click.FloatRange(0.01, 600), default=3.0, show_default=True, help="How long to repeat.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
-    model: str,
+    model_word: str,
+    model: str | None,
     size: tuple[int, int],
     threads: int,
     isa: str,
@@ -34,32 +40,59 @@ def command(
     seconds: float,
     as_json: bool,
 ) -> None:
-    """Measure MODEL, a name that ships with dupnet or a .dnet file: medians of one detection and of its stages.
+    """Measure MODEL, a name that ships with dupnet or a .dnet file: medians of one detection and of its stages; or a checkpoint or
+    EResFD's published weights (.pt, .pth), which torch runs as a whole.
 
     A detection goes from pixels to boxes: decoding and suppression count, reading and resizing do not. The peers take turns
     with it. With --roofline, a stage's "least" time is that of its vector instructions alone at their measured peak, every lane in
     use.
     """
     from dupnet import _core, bench
+    from dupnet.cli.detectors import open_detector, runs_in_torch
+    from dupnet.runtime import DEFAULT_MODEL
 
+    if model and model_word:
+        raise click.UsageError(f"give one model, not {model_word} and --model {model}")
+    model = model or model_word or DEFAULT_MODEL
     known = _core.kernels()
     if isa and not isa.startswith("-") and isa not in known:
         raise click.BadParameter(f"no kernels {isa!r} run here, but {', '.join(known)}", param_hint="--isa")
-    result = bench.measure(
-        model,
-        size,
-        threads=threads,
-        isa=isa,
-        photo=Path(photo) if photo else None,
-        peers=peers,
-        peer_names=names,
-        roofline=roofline,
-        seconds=seconds,
-    )
+    picture = Path(photo) if photo else None
+    if runs_in_torch(model):
+        if isa or roofline:
+            raise click.UsageError(f"{model} runs in torch; --isa and --roofline are about the C core's kernels")
+        result = bench.measure_detector(
+            open_detector(model, threads=threads), size, threads=threads, photo=picture, peers=peers, peer_names=names, seconds=seconds
+        )
+    else:
+        result = bench.measure(
+            model,
+            size,
+            threads=threads,
+            isa=isa,
+            photo=picture,
+            peers=peers,
+            peer_names=names,
+            roofline=roofline,
+            seconds=seconds,
+        )
     if as_json:
         click.echo(json.dumps(asdict(result), indent=2))
         return
-    click.echo(f"{result.model}, {result.size}, kernels {result.isa}, {result.threads} thread{'s' * (result.threads > 1)}\n")
+    by = f"kernels {result.isa}" if result.stages else result.isa
+    click.echo(f"{result.model}, {result.size}, {by}, {result.threads} thread{'s' * (result.threads > 1)}\n")
+    if result.stages:
+        _print_stages(result, roofline)
+    click.echo(f"one detection: median {result.median_ms:.3f} ms, least {result.min_ms:.3f} ms ({result.repetitions} repetitions)")
+    for peer in result.peers:
+        click.echo(f"{peer.name}: median {peer.median_ms:.3f} ms; {result.model} takes {peer.ratio:.3f} of that")
+    for way, rate in result.peaks.items():
+        click.echo(f"measured peak of {way}: {rate / 1e9:.2f} G vector instructions a second, each with its addition")
+    if result.peak_share is not None:
+        click.echo(f"the whole network reaches {result.peak_share:.1%} of its instructions' peak")
+
+
+def _print_stages(result: Bench, roofline: bool) -> None:
     least = f"{'least ms':>10}" if roofline else ""
     click.echo(f"{'':8}{'way':>10}{'ms':>9}{'share':>8}{'M MACs':>9}{'after':>9}{'GMAC/s':>9}{least}")
     for stage in result.stages:
@@ -70,10 +103,4 @@ def command(
         )
     sums = [sum(getattr(stage, field) for stage in result.stages) for field in ("median_ms", "macs", "effective_macs")]
     click.echo(f"{'stages':18}{sums[0]:9.3f}{1:8.1%}{sums[1] / 1e6:9.1f}{sums[2] / 1e6:9.1f}{sums[2] / sums[0] / 1e6:9.1f}")
-    click.echo(f"\none detection: median {result.median_ms:.3f} ms, least {result.min_ms:.3f} ms ({result.repetitions} repetitions)")
-    for peer in result.peers:
-        click.echo(f"{peer.name}: median {peer.median_ms:.3f} ms; {result.model} takes {peer.ratio:.3f} of that")
-    for way, rate in result.peaks.items():
-        click.echo(f"measured peak of {way}: {rate / 1e9:.2f} G vector instructions a second, each with its addition")
-    if result.peak_share is not None:
-        click.echo(f"the whole network reaches {result.peak_share:.1%} of its instructions' peak")
+    click.echo()

@@ -37,7 +37,9 @@ PICTURES = (".png", ".jpg", ".jpeg")
 )
 @click.option("--score", type=FRACTION, help="Lowest score kept.  [default: the model's]")
 @iou_option
-@click.option("--model", help="A name that ships with dupnet, a .dnet file, or a .pt checkpoint (needs torch).  [default: the bundled one]")
+@click.option(
+    "--model", help="A name that ships with dupnet, a .dnet file, or a checkpoint (.pt, .pth; needs torch).  [default: the bundled one]"
+)
 @view_options
 @click.option("--threads", type=click.IntRange(1, 256), default=1, show_default=True, help="Threads that share the work of a photo.")
 def command(

@@ -16,6 +16,11 @@ if TYPE_CHECKING:
     from dupnet.runtime import Detector
 
 
+def runs_in_torch(model: str) -> bool:
+    """Whether `model` is the path of a checkpoint; anything else is for the C core."""
+    return Path(model).suffix in (".pt", ".pth")
+
+
 def open_detector(model: str | None, *, threads: int) -> Detector | NetworkDetector | EResFDDetector:
     """The detector that `model` names: a checkpoint (`.pt`, `.pth`) or EResFD's published weights
     (`.base.pth` and its two siblings) run in torch, anything else in the C core.
@@ -23,7 +28,7 @@ def open_detector(model: str | None, *, threads: int) -> Detector | NetworkDetec
     Raises:
         ModuleNotFoundError: a checkpoint, but no torch; the program says what to install.
     """
-    if model is None or Path(model).suffix not in (".pt", ".pth"):
+    if model is None or not runs_in_torch(model):
         from dupnet.runtime import Detector
 
         return Detector(model, threads=threads)

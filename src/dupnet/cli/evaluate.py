@@ -64,6 +64,7 @@ class Result:
 
 @click.command()
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
+@click.option("--model", "more_models", multiple=True, help="One more MODEL, in the way of `dupnet detect`; repeatable.")
 @click.option("--wider", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Data set in WIDER's layout.")
 @click.option("--split", default="val", show_default=True, help="Which part of it.")
 @click.option("--fddb", type=click.Path(exists=True, file_okay=False, path_type=Path), help="FDDB, with its photos, instead.")
@@ -79,6 +80,7 @@ class Result:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each detector.")
 def command(
     models: tuple[str, ...],
+    more_models: tuple[str, ...],
     wider: Path | None,
     split: str,
     fddb: Path | None,
@@ -95,10 +97,10 @@ def command(
     plots: tuple[Path, ...],
     as_json: bool,
 ) -> None:
-    """Score each MODEL by the rules of WIDER FACE or FDDB (docs/evaluation.md): a name that ships with dupnet, a .dnet file, or a
-    .pt checkpoint.
+    """Score each MODEL by the rules of WIDER FACE or FDDB (docs/evaluation.md): a name that ships with dupnet, a .dnet file, a
+    checkpoint, or EResFD's published weights.
 
-    A checkpoint, also of a network with float layers, is run by torch.
+    Checkpoints (.pt, .pth), also of networks with float layers, are run by torch.
 
     On WIDER FACE, prints the average precision on the easy, medium, hard and all faces, and the part of the medium faces found at
     0.1 false positives a photo; on FDDB, the discrete and continuous true positive rates at 284 false positives. Several models,
@@ -109,6 +111,7 @@ def command(
     """
     from dupnet.cli.benchmarks import open_fddb, open_wider
 
+    models += more_models
     if (wider is None) == (fddb is None):
         raise click.UsageError("give one data set: --wider DIR or --fddb DIR")
     if predictions and len(models) != 1:
