@@ -186,10 +186,11 @@ def test_files_as_people_have_them(tiny_fddb: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "reason"),
     [
-        ("2002/big/img_10\n", "2002/big/img_99\n", "no photos of the benchmark"),
+        ("2002/big/img_10\n", "2002/big/img_99\n", "1 of 20 photos are not of the benchmark, such as '2002/big/img_99'"),
         ("2002/big/img_10\n0\n", "", "1 of 20 photos are missing, such as '2002/big/img_10'"),
         ("2002/big/img_11\n", "2002/big/img_10\n", "is there twice"),
         ("img_10\n0\n", "img_10\nfew\n", "line 2: expected the number of boxes"),
+        ("img_10\n0\n", "img_10\n1\n1 2 3 4 5\n1 2 3 4 5\n", "line 4: expected a photo's name, found '1 2 3 4 5'"),
         ("img_10\n0\n", "img_10\n1\n1 2 3 nan 5\n", "line 3: expected 'x y w h score'"),
         ("img_10\n0\n", "img_10\n1\n1 2 3 4\n", "line 3: expected 'x y w h score'"),
         ("img_10\n0\n", "img_10\n2\n1 2 3 4 5\n1 2 3 4 5 6\n", "line 4: expected"),

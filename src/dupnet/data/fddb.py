@@ -89,6 +89,8 @@ def read_blocks(path: Path, *, columns: tuple[int, ...], what: str) -> list[tupl
             continue
         count = lines[at].strip() if at < len(lines) else "the end of the file"
         if not re.fullmatch("[0-9]{1,9}", count):
+            if len(name.split()) in columns:  # a row where a name should be
+                raise DataError(f"{path}: line {at}: expected a photo's name, found {name[:60]!r}: more lines than the count before says")
             raise DataError(f"{path}: line {at + 1}: expected the number of boxes of {name!r}, found {count[:60]!r}")
         at += 1
         rows = []

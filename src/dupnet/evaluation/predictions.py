@@ -85,7 +85,7 @@ def read_fddb(path: str | Path, photos: Iterable[FddbPhoto]) -> list[Floats]:
             found[name] = block
     names = {photo.name for photo in photos}
     if unknown := [name for name in found if name not in names]:
-        raise DataError(f"{path}: {unknown[0]!r} and {len(unknown) - 1} more are no photos of the benchmark")
+        raise DataError(f"{path}: {len(unknown)} of {len(found)} photos are not of the benchmark, such as {unknown[0]!r}")
     if missing := [photo.name for photo in photos if photo.name not in found]:
         raise DataError(
             f"{path}: {len(missing)} of {len(photos)} photos are missing, such as {missing[0]!r}: one without detections has count 0"
