@@ -216,9 +216,10 @@ class Trainer:
         content = checkpoint.read(path)
         if "step" not in content:
             raise CheckpointError(f"{path}: holds a network but no training run to go on with")
-        ours, theirs = recipes.to_dict(self.recipe), content["recipe"]
+        ours = recipes.to_dict(self.recipe)
+        theirs = recipes.to_dict(recipes.from_dict(content["recipe"], source=str(path)))  # with defaults for what is newer than the run
         if ours != theirs:
-            changed = sorted(key for key in ours if ours[key] != theirs.get(key))
+            changed = sorted(key for key in ours if ours[key] != theirs[key])
             raise CheckpointError(f"{path}: was written by another recipe; these differ: {', '.join(changed)}")
         self.network.load_state_dict(content["weights"])
         self.average = {k: v.to(self.device) for k, v in content["average"].items()}
