@@ -22,7 +22,7 @@ import torch
 from dupnet import cost, zoo
 from dupnet.data import wider
 from dupnet.data.photos import Photos
-from dupnet.errors import CheckpointError, DataError, SpecError
+from dupnet.errors import CheckpointError, SpecError
 from dupnet.experiments import runs
 from dupnet.files import write_json, write_text
 from dupnet.nn import HWGQ, PACT, Network, NetworkOptions, checkpoint
