@@ -38,6 +38,15 @@ def difficulty(**photos: tuple[list[int], list[int], list[int]]) -> dict[str, di
     return {photo: dict(zip(wider.LEVELS, levels)) for photo, levels in photos.items()}
 
 
+def test_an_official_step_lets_through_what_exact_scores_tell_apart() -> None:
+    boxes = found((A, 1.0), (B, 0.50004), (NOWHERE, 0.50003), ([201.0, 50, 221, 70], 0.50002), (C, 0.0))
+    scores = wider.score([sample("p", [A, B, C])], difficulty(p=([], [0, 1], [0, 1, 2])), [boxes])
+    assert math.isnan(scores.exact_easy)
+    assert scores.exact_medium == 1 and scores.ap_medium == pytest.approx(1 / 2 + 1 / 2 * 2 / 4)
+    assert scores.exact_hard == pytest.approx(2 / 3 + 1 / 3 * 3 / 5) and scores.ap_hard == pytest.approx(1 / 3 + 2 / 3 * 3 / 5)
+    assert scores.exact_all == scores.exact_hard
+
+
 def test_one_photo_by_hand() -> None:
     # Score order: A found, miss, B found, A again (a false positive), D found.
     boxes = found((A, 1.0), (NOWHERE, 0.8), (B, 0.6), ([11.0, 10, 31, 30], 0.4), (D, 0.0))
