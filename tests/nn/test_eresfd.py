@@ -17,7 +17,7 @@ from PIL import Image
 from dupnet.cli import main
 from dupnet.errors import CheckpointError
 from dupnet.nn import eresfd
-from dupnet.nn.eresfd import EResFD
+from dupnet.nn.eresfd import EResFD, EResFDDetector
 from dupnet.spec import EResFDSpec
 
 OURS_TO_PUBLISHED = {
@@ -165,3 +165,11 @@ def test_the_published_weights_give_the_published_outputs(data_set: Callable[[st
         # Scores that are equal to six digits may change places; each expected box is there.
         distance = np.abs(boxes[None] - expected[:, None, :4]).max(2)
         assert distance.min(1).max() < 0.05 and distance.min(0).max() < 0.05
+
+
+def test_boxes_beside_the_photo_are_no_boxes(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = np.array([[-50, 10, -2, 40], [10, 10, 30, 40], [70, 90, 120, 200], [-5, -5, 8, 9]], np.float32)
+    monkeypatch.setattr(eresfd, "boxes", lambda *args, **options: (found, np.array([0.9, 0.8, 0.7, 0.6], np.float32)))
+    detections = EResFDDetector(EResFD()).detect(np.zeros((64, 96, 3), np.uint8), size=96)
+    assert detections.scores.tolist() == pytest.approx([0.8, 0.6])
+    assert detections.xyxy.tolist() == [[10, 10, 30, 40], [0, 0, 8, 9]]

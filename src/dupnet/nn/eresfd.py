@@ -269,7 +269,9 @@ class EResFDDetector:
         photo = image.read(source)
         view = image.to_input(photo, int(size), stride=1)
         found, scores = boxes(self.network, view.pixels, score=score, iou=iou)
-        return Detections(image.to_photo(found, view), scores, photo)
+        found = image.to_photo(found, view)
+        inside = (found[:, 2:] > found[:, :2]).all(1)  # anchors reach beyond the photo, and some boxes lie there as a whole
+        return Detections(found[inside], scores[inside], photo)
 
 
 PARTS = ("base", "loc", "conf")
