@@ -224,7 +224,9 @@ def execute(study: Study, jobs: Sequence[Job], *, say: Callable[[str], None], pr
             scores = measure(study, job, progress=progress)
         left -= 1
         each = (time.monotonic() - start) / (len(open_jobs) - left)
-        numbers = ", ".join(f"{key} {value:.3f}" for key, value in scores.items() if isinstance(value, float))
+        numbers = ", ".join(
+            f"{key} {value:.3f}" for key, value in scores.items() if isinstance(value, float) and not key.startswith("exact_")
+        )
         say(f"    {numbers}; {left} runs left, about {runs.duration(left * each)}")
         report()
     if failed:
