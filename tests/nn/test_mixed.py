@@ -1,6 +1,7 @@
 """Mixed precision: the forward pass is the same, bit for bit; gradients are rounded to bfloat16, no more."""
 
 import platform
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -42,41 +43,38 @@ def test_the_network_is_the_same(name: str) -> None:
             assert (0 < error or not layers) and error < ROUNDING, (parameter, error)
 
 
-@pytest.mark.parametrize("threads", [1, 3])
-def test_pooling_and_its_gradient(threads: int) -> None:
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest) -> Iterator[None]:
+    """So many threads for torch and for the extension."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield
+    torch.set_num_threads(before)
+
+
+def test_pooling_and_its_gradient(threads: None) -> None:
     """Ties go to the first of four, as torch does it; any number of threads."""
     torch.manual_seed(2)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        levels = torch.randint(0, 4, (2, 5, 12, 18)).float().requires_grad_()
-        weights = (torch.randint(0, 2, (16, 5, 3, 3)) * 2.0 - 1).requires_grad_()
-        gradient = torch.randint(-8, 9, (2, 16, 6, 9)).float()  # integers, so that bfloat16 loses nothing
-        want = F.max_pool2d(F.conv2d(levels, weights, padding=1), 2)
-        wanted = torch.autograd.grad(want, (levels, weights), gradient)
-        got = mixed.convolve_and_pool(levels, weights, 1)
-        assert torch.equal(got, want) and (want == want.round()).all()
-        of_levels, of_weights = torch.autograd.grad(got, (levels, weights), gradient)
-        assert torch.equal(of_levels, wanted[0].bfloat16().float()) and torch.equal(of_weights, wanted[1].bfloat16().float())
-    finally:
-        torch.set_num_threads(before)
+    levels = torch.randint(0, 4, (2, 5, 12, 18)).float().requires_grad_()
+    weights = (torch.randint(0, 2, (16, 5, 3, 3)) * 2.0 - 1).requires_grad_()
+    gradient = torch.randint(-8, 9, (2, 16, 6, 9)).float()  # integers, so that bfloat16 loses nothing
+    want = F.max_pool2d(F.conv2d(levels, weights, padding=1), 2)
+    wanted = torch.autograd.grad(want, (levels, weights), gradient)
+    got = mixed.convolve_and_pool(levels, weights, 1)
+    assert torch.equal(got, want) and (want == want.round()).all()
+    of_levels, of_weights = torch.autograd.grad(got, (levels, weights), gradient)
+    assert torch.equal(of_levels, wanted[0].bfloat16().float()) and torch.equal(of_weights, wanted[1].bfloat16().float())
 
 
-@pytest.mark.parametrize("threads", [1, 2])
-def test_the_first_layer(threads: int) -> None:
+def test_the_first_layer(threads: None) -> None:
     torch.manual_seed(3)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        photos = torch.randint(0, 256, (3, 3, 10, 14)).float()
-        weights = torch.randint(-4, 5, (24, 3, 3, 3)).float().requires_grad_()
-        gradient = torch.randint(-8, 9, (3, 24, 5, 7)).float()
-        want = F.max_pool2d(F.conv2d(photos, weights, padding=1), 2)
-        got = mixed.convolve_and_pool(photos, weights, 1)
-        assert torch.equal(got, want)
-        assert torch.equal(torch.autograd.grad(got, weights, gradient)[0], torch.autograd.grad(want, weights, gradient)[0])
-    finally:
-        torch.set_num_threads(before)
+    photos = torch.randint(0, 256, (3, 3, 10, 14)).float()
+    weights = torch.randint(-4, 5, (24, 3, 3, 3)).float().requires_grad_()
+    gradient = torch.randint(-8, 9, (3, 24, 5, 7)).float()
+    want = F.max_pool2d(F.conv2d(photos, weights, padding=1), 2)
+    got = mixed.convolve_and_pool(photos, weights, 1)
+    assert torch.equal(got, want)
+    assert torch.equal(torch.autograd.grad(got, weights, gradient)[0], torch.autograd.grad(want, weights, gradient)[0])
 
 
 def test_layers_that_do_not_fit_stay_as_they_are() -> None:

@@ -238,20 +238,17 @@ class Network(nn.Module):
         return self.grid(x)
 
 
-def begin(network: Network, start: Network) -> None:
-    """Give `network` the weights of `start`, a network of the same layers.
+def begin(network: nn.Module, start: nn.Module) -> None:
+    """Give `network` the weights of `start`, which has the same layers.
 
     Where `network` has more copies of a map, its weights are tiled over them: with `spread_copies` signs become finer integers.
 
     Raises:
-        SpecError: the weights do not fit.
+        RuntimeError: the weights do not fit.
     """
     weights = start.state_dict()
     for name, wanted in network.state_dict().items():
         given = weights.get(name)
         if name.endswith("conv.weight") and given is not None and given.ndim == 4 and wanted.shape[1] > given.shape[1]:
             weights[name] = given.repeat(1, wanted.shape[1] // given.shape[1], 1, 1)
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError:
-        raise SpecError(f"the weights of a {start.spec.name!r} do not fit {network.spec.name!r}") from None
+    network.load_state_dict(weights)

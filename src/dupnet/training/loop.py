@@ -167,11 +167,8 @@ class Trainer:
         if recipe.start_from and not resuming:
             start = checkpoint.load_any(recipe.start_from)
             try:
-                if isinstance(start, Network) and isinstance(self.network, Network):
-                    begin(self.network, start)
-                else:
-                    self.network.load_state_dict(start.state_dict())
-            except (SpecError, RuntimeError):
+                begin(self.network, start)
+            except RuntimeError:
                 raise CheckpointError(
                     f"{recipe.start_from}: holds a {start.spec.name!r}, whose weights do not fit {recipe.spec.name!r}"
                 ) from None
