@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 
 import numpy as np
 import pytest
+from model_files import refusal, sealed
 from random_models import classifier, input_map, random_stage
 
 from dupnet import _core, packed, reference
@@ -28,11 +28,6 @@ MODEL = small_classifier()
 DATA = packed.to_bytes(MODEL)
 R1 = HEADER_BYTES + 4
 R2, R3 = R1 + STAGE_BYTES, R1 + 2 * STAGE_BYTES
-
-
-def sealed(file: bytearray) -> bytes:
-    file[12:16] = struct.pack("<I", zlib.crc32(file[CRC_OFFSET:]))
-    return bytes(file)
 
 
 def test_the_bytes_of_a_classifier() -> None:
@@ -65,11 +60,8 @@ def test_the_bytes_of_a_classifier() -> None:
 def test_every_field(offset: int, raw: bytes, python: str, core: str) -> None:
     file = bytearray(DATA)
     file[offset : offset + len(raw)] = raw
-    with pytest.raises(ModelFileError) as said_python:
-        packed.from_bytes(sealed(file))
-    with pytest.raises(ModelFileError) as said_core:
-        _core.Model(sealed(file))
-    assert re.search(python, str(said_python.value)) and core in str(said_core.value)
+    said_python, said_core = refusal(sealed(file, length=False))
+    assert re.search(python, said_python) and core in said_core
 
 
 def test_random_bytes_agree() -> None:
@@ -79,7 +71,7 @@ def test_random_bytes_agree() -> None:
         file = bytearray(DATA)
         for at in rng.integers(R1 if rng.random() < 0.5 else CRC_OFFSET, R3 + STAGE_BYTES, rng.integers(1, 3)):
             file[at] = rng.integers(0, 13)
-        data = sealed(file)
+        data = sealed(file, length=False)
         try:
             model = packed.from_bytes(data)
         except ModelFileError:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 import pytest
+from model_files import refusal, sealed
 from random_models import input_map, random_model, random_stage, small_model
 
 from dupnet import Detector, _core, coder, packed, reference
@@ -31,26 +31,8 @@ def weights_of(stage: packed.Stage) -> int:
 CODE = RAW + sum(padded(weights_of(stage)) for number, stage in enumerate(MODEL.stages) if number != 1)
 
 
-def sealed(data: bytes, *, length: bool = True) -> bytes:
-    """The file with a right checksum, and a right length if asked for, so that only its structure can be refused."""
-    file = bytearray(data)
-    if length:
-        file[8:12] = struct.pack("<I", len(file))
-    file[12:16] = struct.pack("<I", zlib.crc32(file[CRC_OFFSET:]))
-    return bytes(file)
-
-
 def patched(offset: int, raw: bytes) -> bytes:
     return sealed(DATA[:offset] + raw + DATA[offset + len(raw) :], length=False)
-
-
-def refusal(data: bytes) -> tuple[str, str]:
-    """What Python and C say about a file that both must refuse."""
-    with pytest.raises(ModelFileError) as python:
-        packed.from_bytes(data)
-    with pytest.raises(ModelFileError) as core:
-        _core.Model(data)
-    return str(python.value), str(core.value)
 
 
 def test_round_trip() -> None:
