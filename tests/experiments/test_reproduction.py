@@ -27,16 +27,6 @@ from dupnet.training.recipe import Recipe
 ROWS = ["figure3/4x", "figure3/8x"]
 
 
-@pytest.fixture(scope="module")
-def faces(tiny_wider: Path) -> Path:
-    """The drawn data set with a difficulty: every face that counts is easy."""
-    samples, _ = wider.split(tiny_wider, "val")
-    counts = {s.photo: [n for n in range(len(s.boxes)) if not s.ignore[n]] for s in samples}
-    table = {photo: {"easy": faces, "medium": faces, "hard": faces} for photo, faces in counts.items()}
-    (tiny_wider / "wider_face_split" / "val_difficulty.json").write_text(json.dumps(table))
-    return tiny_wider
-
-
 def arguments(faces: Path, out: Path, *names: str) -> list[str]:
     how = ["--scale", "tiny", "--workers", "0", "--threads", "1", "--device", "cpu"]
     return ["reproduce", *names, "--wider", str(faces), "--out", str(out), *how]

@@ -31,6 +31,7 @@ VERBS = {
     "verify": "Prove that network, reference and core agree.",
     "sensitivity": "Measure what the quantization of each layer costs.",
     "search": "Propose duplication factors for a budget.",
+    "ablate": "Measure ideas for a recipe, each alone.",
     "reproduce": "Run the experiments of the paper's tables and figures.",
     "anchors": "Cluster a data set's face sizes.",
 }

@@ -128,7 +128,7 @@ def train(recipe: Recipe, run: loop.Run, *, progress: bool = False) -> None:
         part.unlink()
     if not (folder / "network.pt").exists():
         torch.compiler.reset()  # a process compiles many networks of one class; beyond eight, torch would stop compiling
-        how = {"cache": run.cache, "device": run.device, "workers": run.workers, "compile": run.compile}
+        how = {"cache": run.cache, "device": run.device, "workers": run.workers, "compile": run.compile, "precision": run.precision}
         resume = run.checkpoint.exists()
         loop.train(recipe, data=run.data, out=folder, resume=resume, progress=progress, **how)  # type: ignore[arg-type]
     with open(folder / "metrics.csv", newline="") as file:
@@ -155,7 +155,13 @@ def machine(run: loop.Run) -> dict[str, Any]:
     """What a run was executed on, for the reader of its result."""
     device = run.torch_device()
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__, "compile": run.compile}
+    return {
+        "device": name,
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "compile": run.compile,
+        "precision": run.precision,
+    }
 
 
 def _processor() -> str:

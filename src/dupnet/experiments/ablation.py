@@ -1,0 +1,166 @@
+"""Ideas for a recipe, each alone against the same baseline: what it gains, what it costs, and whether the spread lets one say so.
+
+The ideas are data, a TOML file:
+
+    recipe = "anneal"                       # a recipe's name or file
+    size_px = 416                           # long side of the photos when a network is measured
+    [baseline]                              # how every run differs from that recipe
+    steps = 1200
+    [ideas.hard-targets]                    # how the runs of this idea differ from the baseline
+    loss.objectness_floor = 1.0
+
+An idea may change any key of a recipe, and several at once.
+Before: `dupnet.experiments.runs` (one run) and `dupnet.experiments.claims` (the rule of the spread).
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from dupnet.errors import DupnetError, SpecError
+from dupnet.experiments import claims, runs
+from dupnet.experiments.runs import Measured
+from dupnet.nn import checkpoint
+from dupnet.training import loop
+from dupnet.training import recipe as recipes
+from dupnet.training.recipe import Recipe
+
+BASELINE = "baseline"
+
+MEASURES = {"ap_easy": "AP easy", "ap_medium": "AP medium", "ap_hard": "AP hard", "dr": "`dr`"}
+"""What a run is measured by; verdicts rest on the last, the detection rate of the medium faces at 0.1 false positives a photo."""
+
+
+@dataclass(frozen=True)
+class Ablation:
+    """The recipe of each idea, with the baseline's first; and the long side of the photos that the networks are measured on."""
+
+    recipes: dict[str, Recipe]
+    changes: dict[str, str]
+    size_px: int
+
+
+def load(path: Path) -> Ablation:
+    """Read a file of ideas.
+
+    Raises:
+        SpecError: it cannot be read, or an idea is no change of a recipe; the message names the idea.
+    """
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise SpecError(f"{path}: cannot be read as a file of ideas: {error}") from None
+    if unknown := sorted(table.keys() - {"recipe", "size_px", BASELINE, "ideas"}):
+        raise SpecError(f"{path}: unknown key {unknown[0]!r} (known: recipe, size_px, {BASELINE}, ideas)")
+    name, size, ideas = table.get("recipe"), table.get("size_px", 416), table.get("ideas", {})
+    if not isinstance(name, str) or not isinstance(size, int) or not all(isinstance(change, dict) for change in ideas.values()):
+        raise SpecError(f"{path}: needs recipe (a name), and wants size_px to be a whole number and every idea to be a table")
+    if BASELINE in ideas:
+        raise SpecError(f"{path}: an idea cannot be called {BASELINE!r}")
+    baseline = changed(recipes.load(name), table.get(BASELINE, {}), source=f"{path}: [{BASELINE}]")
+    found = {idea: changed(baseline, change, source=f"{path}: [ideas.{idea}]") for idea, change in ideas.items()}
+    return Ablation({BASELINE: baseline} | found, {idea: _words(change) for idea, change in ideas.items()}, size)
+
+
+def changed(recipe: Recipe, change: dict[str, Any], *, source: str) -> Recipe:
+    """A recipe with some of its keys changed; tables are merged key by key.
+
+    Example:
+        >>> changed(recipes.load("anneal"), {"loss": {"focal": 2}, "batch": 32}, source="example").loss.focal
+        2.0
+    """
+    return recipes.from_dict(_merged(recipes.to_dict(recipe), change), source=source)
+
+
+def _merged(table: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        key: _merged(table[key], value) for key, value in change.items() if isinstance(table.get(key), dict) and isinstance(value, dict)
+    }
+    return table | change | both
+
+
+def _words(change: dict[str, Any], prefix: str = "") -> str:
+    """A change as one line, `loss.focal = 2, batch = 32`."""
+    parts = [_words(value, f"{prefix}{key}.") if isinstance(value, dict) else f"{prefix}{key} = {value}" for key, value in change.items()]
+    return ", ".join(parts)
+
+
+def execute(ablation: Ablation, run: loop.Run, seeds: Sequence[int], *, say: Callable[[str], None], report: Callable[[], object]) -> None:
+    """Train and measure what is not there yet: the first seed of all ideas before the second of any.
+
+    Args:
+        ablation: from `load`.
+        run: data set, cache, device, ...; `out` is the folder of all runs.
+        seeds: of the runs.
+        say: takes a line about what happens.
+        report: called after each run.
+    """
+    for seed in seeds:
+        for idea in ablation.recipes:
+            key, recipe = runs.keyed(replace(ablation.recipes[idea], seed=seed), run.data)
+            with runs.claimed(run.out / key) as mine:
+                if not mine:
+                    say(f"{idea}, seed {seed}: another process is at work on it")
+                    continue
+                if _scores_file(run.out / key, ablation, run).exists():
+                    continue
+                try:
+                    runs.train(recipe, replace(run, out=run.out / key))
+                except DupnetError as error:
+                    if type(error) is not DupnetError:  # what is wrong with data or files is wrong for every run
+                        raise
+                    say(f"{idea}, seed {seed}: failed: {error}")
+                    continue
+                scores = _scores(run.out / key, ablation, run)
+            say(f"{idea}, seed {seed}: " + ", ".join(f"{name} {scores[name]:.3f}" for name in MEASURES if scores[name] is not None))
+            report()
+
+
+def _scores_file(folder: Path, ablation: Ablation, run: loop.Run) -> Path:
+    return folder / f"wider-{ablation.size_px}-{runs.data_key(run.data, 'val')[:8]}.json"
+
+
+def _scores(folder: Path, ablation: Ablation, run: loop.Run) -> Measured:
+    return runs.measured(
+        _scores_file(folder, ablation, run),
+        lambda: runs.wider_scores(checkpoint.load_any(folder / "network.pt"), run.data, ablation.size_px),
+    )
+
+
+def results(ablation: Ablation, run: loop.Run, seeds: Sequence[int]) -> dict[str, list[Measured]]:
+    """What finished runs gave: by idea one entry a seed, with the run's seconds."""
+    found: dict[str, list[Measured]] = {}
+    for idea, recipe in ablation.recipes.items():
+        for seed in seeds:
+            folder = run.out / runs.keyed(replace(recipe, seed=seed), run.data)[0]
+            if _scores_file(folder, ablation, run).exists() and runs.is_trained(folder):
+                seconds = runs.measured(folder / "run.json", dict)["seconds"]
+                found.setdefault(idea, []).append(_scores(folder, ablation, run) | {"seconds": seconds})
+    return found
+
+
+def text(ablation: Ablation, found: dict[str, list[Measured]]) -> str:
+    """The table in markdown: every idea's means, its gain over the baseline with half its 95% interval, its time, the verdict."""
+    measure = list(MEASURES)[-1]
+    values = {idea: [row[measure] for row in rows] for idea, rows in found.items()}
+    spread = claims.pooled(values.values())
+    base = found.get(BASELINE, [])
+    head = ["idea", "change", "runs", *MEASURES.values(), f"gain of {MEASURES[measure]}", "time", "verdict"]
+    lines = [head, ["---"] * len(head)]
+    for idea, rows in found.items():
+        means = [f"{fmean(row[name] for row in rows):.3f}" for name in MEASURES]
+        gain = time = verdict = ""
+        if idea != BASELINE and base:
+            claim = claims.Claim(idea, better=idea, worse=BASELINE)
+            judged = claims.judge(claim, values, spread)
+            gain = f"{judged.difference:+.3f}" + (f" ± {judged.half_width:.3f}" if judged.half_width is not None else "")
+            time = f"{fmean(row['seconds'] for row in rows) / fmean(row['seconds'] for row in base):.2f}"
+            verdict = {claims.HOLDS: "helps", claims.DOES_NOT: "harms"}.get(judged.verdict, judged.verdict)
+        lines.append([idea, ablation.changes.get(idea, ""), str(len(rows)), *means, gain, time, verdict])
+    about = f"Standard deviation between seeds, pooled: {spread.deviation:.4f} of {MEASURES[measure]}.\n" if spread.freedom else ""
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + f"\n\n{about}"
