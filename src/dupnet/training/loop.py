@@ -33,6 +33,7 @@ from dupnet.nn.quantizers import PACT
 from dupnet.spec import FULL, EResFDSpec
 from dupnet.training import recipe as recipes
 from dupnet.training.detectors import compute_loss, make_network
+from dupnet.training.distillation import distillation_loss
 from dupnet.training.recipe import Recipe
 from dupnet.training.targets import Crops, batches
 from dupnet.training.teacher import relabel
@@ -181,6 +182,7 @@ class Trainer:
             if self.device.type != "cpu" or not isinstance(self.network, Network):
                 raise SpecError("precision 'mixed' is for networks of quantized layers on a CPU")
             mixed.enable(self.network)
+        self.teacher = self._teacher()
         self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()} if recipe.ema else {}
         self.optimizer = make_optimizer(self.network, recipe)
         self.step = 0
@@ -195,6 +197,22 @@ class Trainer:
         if self.world > 1:
             module = DistributedDataParallel(module, device_ids=[self.device.index] if self.device.type == "cuda" else None)
         self.forward: Any = torch.compile(module) if run.compile else module
+
+    def _teacher(self) -> Any:
+        """The network that the recipe distils from, or None.
+
+        Raises:
+            CheckpointError: there is no such file, or its head is another.
+        """
+        path = self.recipe.distillation.network
+        if not path:
+            return None
+        teacher = checkpoint.load(path)
+        ours, theirs = self.recipe.spec, teacher.spec
+        if isinstance(ours, EResFDSpec) or (ours.head, ours.stride) != (theirs.head, theirs.stride):
+            raise CheckpointError(f"{path}: the head of {theirs.name!r} is not that of {ours.name!r}, so its grid is no target")
+        teacher.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        return torch.compile(teacher) if self.run.compile else teacher
 
     def save(self) -> None:
         """Write everything that `resume` needs."""
@@ -235,17 +253,23 @@ class Trainer:
                 images, boxes, recipe.sizes_px[random.Random(f"{recipe.seed} {self.step // 10}").randrange(len(recipe.sizes_px))]
             )
         seen = self.step * recipe.batch * self.world
-        losses = compute_loss(recipe, self.forward(images), boxes, kinds, seen=seen)
+        grid = self.forward(images)
+        losses = compute_loss(recipe, grid, boxes, kinds, seen=seen)
+        total = losses.total
+        if self.teacher and not isinstance(recipe.spec, EResFDSpec):
+            with torch.no_grad():
+                teachers = self.teacher(images)
+            total = total + distillation_loss(grid, teachers, recipe.spec.head, recipe.spec.stride, recipe.distillation)
         self.optimizer.zero_grad(set_to_none=True)
-        losses.total.backward()  # type: ignore[no-untyped-call]
+        total.backward()  # type: ignore[no-untyped-call]
         limit = recipe.optimizer.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
         self.optimizer.step()
         self.step += 1
         if self.average:
             self._average()
-        total = losses.total.detach()
-        return {"loss": total, "box": losses.box, "objectness": losses.objectness, "mean_iou": losses.mean_iou, "gradient_norm": norm}
+        parts = {"box": losses.box, "objectness": losses.objectness, "mean_iou": losses.mean_iou}
+        return {"loss": total.detach(), **parts, "gradient_norm": norm}
 
     def _average(self) -> None:
         """Exponential moving average of the weights; short at first, so that the start is forgotten."""

@@ -13,6 +13,7 @@ from dupnet.data.augmentation import Augmentation
 from dupnet.errors import SpecError
 from dupnet.nn.network import NetworkOptions
 from dupnet.spec import EResFDSpec, ModelSpec
+from dupnet.training.distillation import Distillation
 from dupnet.training.loss import LossOptions
 from dupnet.training.multibox import MultiboxOptions
 from dupnet.training.teacher import Teacher
@@ -75,6 +76,7 @@ class Recipe:
         held_out: of every so many photos of the list, the first is never trained on (`dupnet sensitivity` measures on them); 0 for none.
         checkpoint_steps: a checkpoint is written this often.
         teacher: another detector whose boxes complete or replace the labels.
+        distillation: a network with the same head, whose grid on every crop is a target beside the labels.
         batch_norm: `"batch"`, or `"frozen"`: EResFD's statistics stay those of `start_from`, which other photos may have given.
     network, loss: of the detectors with a grid; multibox: EResFD's loss.
     """
@@ -94,6 +96,7 @@ class Recipe:
     loss: LossOptions = field(default_factory=LossOptions)
     multibox: MultiboxOptions = field(default_factory=MultiboxOptions)
     teacher: Teacher = field(default_factory=Teacher)
+    distillation: Distillation = field(default_factory=Distillation)
     batch_norm: Literal["batch", "frozen"] = "batch"
     optimizer: Optimizer = field(default_factory=Optimizer)
     schedule: Schedule = field(default_factory=Schedule)
@@ -114,6 +117,8 @@ class Recipe:
             raise SpecError(f"recipe: batch_norm must be 'batch' or 'frozen', not {self.batch_norm!r}")
         if self.batch_norm == "frozen" and isinstance(self.spec, ModelSpec):
             raise SpecError("recipe: batch_norm 'frozen' is for EResFD; quantized layers need the statistics of their own batches")
+        if self.distillation.network and isinstance(self.spec, EResFDSpec):
+            raise SpecError("recipe: distillation is for detectors with a grid; EResFD can learn from a [teacher]'s boxes")
         if self.augmentation.crop_px % self.spec.stride:
             raise SpecError(f"recipe: crop_px must be a multiple of the model's stride {self.spec.stride}, not {self.augmentation.crop_px}")
         if wrong := [side for side in self.sizes_px if side < 1 or side % self.spec.stride]:
