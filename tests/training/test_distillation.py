@@ -1,6 +1,7 @@
 """A teacher's grid as a target: its loss by hand, and a run that learns from it."""
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,17 @@ def test_a_run_learns_from_the_teacher(tiny_wider: Path, tmp_path: Path) -> None
     nothing = replace(recipe, distillation=replace(recipe.distillation, objectness=0.0, boxes=0.0))
     same = loop.train(nothing, out=tmp_path / "nothing", **where).state_dict()
     assert all(torch.equal(alone[name], same[name]) for name in alone)
+
+
+def test_a_compiled_teacher_is_asked_too(tiny_wider: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # as the real one, without the minute of code generation
+    tiny = recipes.load("tiny")
+    checkpoint.save(Network(tiny.spec, tiny.network).eval(), tmp_path / "teacher.pt")
+    recipe = small_recipe(steps=1, distillation=Distillation(str(tmp_path / "teacher.pt")))
+    trainer = Trainer(recipe, Run(tiny_wider, tmp_path, workers=0, device="cpu", compile=True))
+    alone = Trainer(small_recipe(steps=1), Run(tiny_wider, tmp_path, workers=0, device="cpu"))
+    batch = next(trainer.batches(0, 1))
+    assert trainer.take_step(*batch)["loss"] > alone.take_step(*batch)["loss"] + 0.01
 
 
 def test_a_teacher_with_another_head_is_refused(tiny_wider: Path, tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ class Trainer:
         grid = self.forward(images)
         losses = compute_loss(recipe, grid, boxes, kinds, seen=seen)
         total = losses.total
-        if self.teacher and not isinstance(recipe.spec, EResFDSpec):
+        if self.teacher is not None and not isinstance(recipe.spec, EResFDSpec):
             with torch.no_grad():
                 teachers = self.teacher(images)
             total = total + distillation_loss(grid, teachers, recipe.spec.head, recipe.spec.stride, recipe.distillation)
