@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -65,6 +66,21 @@ def view_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--vote", is_flag=True, help="Merge the boxes of a face by voting instead of keeping the surest one."),
         click.option("--flip", is_flag=True, help="Look at each photo mirrored, too: twice the time."),
         click.option("--sizes", type=Sizes(), help="Look at each photo at several sizes instead of one: a pass for each."),
+    ):
+        command = option(command)
+    return command
+
+
+def run_options(command: Callable[..., None]) -> Callable[..., None]:
+    """`--cache`, `--device`, `--threads`, `--workers` and `--compile`: how an experiment's training runs are executed."""
+    for option in (
+        click.option("--compile", is_flag=True, help="Fuse the networks with torch.compile."),
+        click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Processes that load and augment."),
+        click.option("--threads", type=click.IntRange(1, 256), help="Threads of the network on a CPU.  [default: all cores]"),
+        click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N."),
+        click.option(
+            "--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps the photos decoded; loads faster."
+        ),
     ):
         command = option(command)
     return command

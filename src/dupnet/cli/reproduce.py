@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from dupnet.cli.parameters import run_options
+
 
 @click.command()
 @click.argument("tables", nargs=-1, required=True, metavar="TABLE...")
@@ -24,11 +26,7 @@ import click
     "--out", default="runs/reproduce", show_default=True, type=click.Path(file_okay=False, path_type=Path), help="Folder of the runs."
 )
 @click.option("--seeds", type=click.IntRange(1, 20), default=1, show_default=True, help="Runs of each row, with the seeds 1 to this.")
-@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps the photos decoded; loads faster.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(1, 256), help="Threads of the network on a CPU.  [default: all cores]")
-@click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Processes that load and augment.")
-@click.option("--compile", is_flag=True, help="Fuse the networks with torch.compile.")
+@run_options
 @click.option("--report", type=click.Path(dir_okay=False, path_type=Path), help="Where the report goes.  [default: OUT/SCALE.md]")
 @click.option("--report-only", is_flag=True, help="Run nothing; write the report of what is finished.")
 def command(

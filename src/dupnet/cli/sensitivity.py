@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from dupnet.cli.parameters import run_options
+
 
 @click.command()
 @click.argument("model", metavar="MODEL_OR_SPEC")
@@ -24,11 +26,7 @@ import click
 @click.option("--on", default="held-out", show_default=True, type=click.Choice(["held-out", "val"]), help="Photos that are measured on.")
 @click.option("--size", type=click.IntRange(32, 8192), default=256, show_default=True, help="Long side of those photos.")
 @click.option("--photos", type=click.IntRange(1), default=300, show_default=True, help="At most so many held-out photos.")
-@click.option("--cache", type=click.Path(file_okay=False, path_type=Path), help="Folder that keeps the photos decoded; loads faster.")
-@click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
-@click.option("--threads", type=click.IntRange(1, 256), help="Threads of the network on a CPU.  [default: all cores]")
-@click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Processes that load and augment.")
-@click.option("--compile", is_flag=True, help="Fuse the networks with torch.compile.")
+@run_options
 @click.option("--plot", type=click.Path(dir_okay=False, path_type=Path), help="Draw the costs: .png or .svg (needs matplotlib).")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object: sensitivity.json.")
 def command(

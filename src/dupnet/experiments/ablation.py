@@ -107,7 +107,7 @@ def execute(ablation: Ablation, run: loop.Run, seeds: Sequence[int], *, say: Cal
                 if not mine:
                     say(f"{idea}, seed {seed}: another process is at work on it")
                     continue
-                if _scores_file(run.out / key, ablation, run).exists():
+                if runs.wider_file(run.out / key, run.data, ablation.size_px).exists():
                     continue
                 try:
                     runs.train(recipe, replace(run, out=run.out / key))
@@ -121,13 +121,9 @@ def execute(ablation: Ablation, run: loop.Run, seeds: Sequence[int], *, say: Cal
             report()
 
 
-def _scores_file(folder: Path, ablation: Ablation, run: loop.Run) -> Path:
-    return folder / f"wider-{ablation.size_px}-{runs.data_key(run.data, 'val')[:8]}.json"
-
-
 def _scores(folder: Path, ablation: Ablation, run: loop.Run) -> Measured:
     return runs.measured(
-        _scores_file(folder, ablation, run),
+        runs.wider_file(folder, run.data, ablation.size_px),
         lambda: runs.wider_scores(checkpoint.load_any(folder / "network.pt"), run.data, ablation.size_px),
     )
 
@@ -138,7 +134,7 @@ def results(ablation: Ablation, run: loop.Run, seeds: Sequence[int]) -> dict[str
     for idea, recipe in ablation.recipes.items():
         for seed in seeds:
             folder = run.out / runs.keyed(replace(recipe, seed=seed), run.data)[0]
-            if _scores_file(folder, ablation, run).exists() and runs.is_trained(folder):
+            if runs.wider_file(folder, run.data, ablation.size_px).exists() and runs.is_trained(folder):
                 seconds = runs.measured(folder / "run.json", dict)["seconds"]
                 found.setdefault(idea, []).append(_scores(folder, ablation, run) | {"seconds": seconds})
     return found

@@ -169,7 +169,7 @@ def is_done(study: Study, job: Job) -> bool:
 
 def _score_files(study: Study, folder: Path) -> dict[str, Path]:
     size = study.scale.size_px
-    files = {"wider": folder / f"wider-{size}-{runs.data_key(study.run.data, 'val')[:8]}.json"}
+    files = {"wider": runs.wider_file(folder, study.run.data, size)}
     return files | ({"fddb": folder / f"fddb-{size}.json"} if study.fddb else {})
 
 

@@ -199,6 +199,11 @@ def detector(network: Network | EResFD, size: int) -> Callable[[NDArray[np.uint8
     return lambda photo: core.detect(photo, size=size, score=LOWEST_SCORE)
 
 
+def wider_file(folder: Path, data: Path, size: int) -> Path:
+    """Where a run's folder keeps its `wider_scores`: by the photos' size and the annotations of val."""
+    return folder / f"wider-{size}-{data_key(data, 'val')[:8]}.json"
+
+
 def wider_scores(network: Network | EResFD, data: Path, size: int, *, progress: bool = False) -> Measured:
     """Scores on the val photos by WIDER FACE's rules; what cannot be measured is None."""
     scores = asdict(wider_protocol.evaluate(detector(network, size), data, progress=progress))
