@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from dupnet import zoo
 from dupnet.errors import CheckpointError, SpecError
 from dupnet.nn import Network, NetworkOptions, checkpoint
-from dupnet.nn.network import BatchNorm
+from dupnet.nn.network import BatchNorm, begin
 from dupnet.spec import with_layers
 
 
@@ -32,6 +32,15 @@ def test_every_map_is_integers(name: str, activation: str) -> None:
     for levels in maps[:-1]:
         assert torch.equal(levels, levels.round()) and levels.min() >= 0 and levels.max() <= 3
     assert torch.equal(maps[-1], maps[-1].round())
+
+
+def test_a_float_network_begins_as_the_same_function_as_a_quantized_one() -> None:
+    quantized = trained_a_little(Network(zoo.get("dupnet-tinier-yolo-l")))
+    floats = Network(zoo.get("tinier-yolo-half:conv1-9.weight_bits=32"))
+    begin(floats, quantized)
+    images = torch.randint(0, 256, (1, 3, 64, 96))
+    with torch.no_grad():
+        assert torch.equal(floats.eval()(images), quantized(images))
 
 
 def test_every_parameter_gets_a_gradient() -> None:

@@ -120,6 +120,13 @@ class DuplicatedConv2d(nn.Module):
         scale = self.weight.detach().abs().mean(dim=(1, 2, 3), keepdim=True)
         return scale if self.weight_bits == 1 else scale / self.integer_weights().detach().abs().mean(dim=(1, 2, 3), keepdim=True)
 
+    def _plain(self, template: Tensor) -> Tensor:
+        return reduce(torch.add, template.repeat(1, self.weight_copies, 1, 1).chunk(self.map_copies, dim=1))
+
+    def plain_weights(self) -> Tensor:
+        """`(out_channels, in_channels, k, k)`: the integers (or floats) of the layer without copies that is the same function."""
+        return self._plain(self.integer_weights().detach())
+
     def operands(self, levels: Tensor) -> tuple[Tensor, Tensor]:
         """The map and the weights, both in the type of `levels`, whose plain convolution is this layer's: duplicates are summed up."""
         weights = self.integer_weights().to(levels.dtype)
@@ -127,8 +134,7 @@ class DuplicatedConv2d(nn.Module):
             weights = _scale_gradient(weights, 1 / self.weight_copies)
             levels = _scale_gradient(levels, 1 / self.map_copies)
         if self.map_copies > 1:  # W * tile(X) = (W_1 + ... + W_r) * X
-            weights = weights.repeat(1, self.weight_copies, 1, 1)
-            weights = reduce(torch.add, weights.chunk(self.map_copies, dim=1))
+            weights = self._plain(weights)
         elif self.weight_copies > 1:  # tile(W) * X = W * (X_1 + ... + X_r)
             levels = reduce(torch.add, levels.chunk(self.weight_copies, dim=1))
         return levels, weights

@@ -242,11 +242,19 @@ def begin(network: nn.Module, start: nn.Module) -> None:
     """Give `network` the weights of `start`, which has the same layers.
 
     Where `network` has more copies of a map, its weights are tiled over them: with `spread_copies` signs become finer integers.
+    Where its layer has float weights and no copies, and that of `start` has signs, it takes the signs with their copies laid out:
+    the same function, from where training in floats can go on.
 
     Raises:
         RuntimeError: the weights do not fit.
     """
     weights = start.state_dict()
+    layers = dict(network.named_modules())
+    for name, given in start.named_modules():
+        layer = layers.get(name)
+        if isinstance(given, DuplicatedConv2d) and isinstance(layer, DuplicatedConv2d) and given.weight_bits == 1:
+            if (layer.weight_bits, layer.weight_copies, layer.map_copies) == (FULL, 1, 1):
+                weights[f"{name}.weight"] = given.plain_weights()
     for name, wanted in network.state_dict().items():
         given = weights.get(name)
         if name.endswith("conv.weight") and given is not None and given.ndim == 4 and wanted.shape[1] > given.shape[1]:
