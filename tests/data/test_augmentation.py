@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dupnet.data.augmentation import FACE, IGNORE, Augmentation, _anchored, augment, join
+from dupnet.data.augmentation import FACE, IGNORE, Augmentation, _anchored, augment, cut, join, shown
 from dupnet.data.sample import Sample
 from dupnet.errors import SpecError
 
@@ -105,9 +105,11 @@ def test_hue_saturation_and_exposure() -> None:
 
 
 def test_a_mosaic_moves_boxes_with_its_parts() -> None:
-    parts = [(np.full((64, 64, 3), n, np.uint8), np.float32([[1, 2, 3, 4]]), np.uint8([FACE])) for n in range(4)]
-    pixels, boxes, kinds = join(parts)
+    pixels = join([np.full((64, 64, 3), n, np.uint8) for n in range(4)])
     assert pixels.shape == (128, 128, 3) and pixels[0, 127, 0] == 1 and pixels[127, 0, 0] == 2
+    photo, sample = marked(1)
+    one = cut(*photo.shape[:2], sample, replace(PLAIN, crop_px=64), np.random.default_rng(0))
+    boxes, kinds = shown([replace(one, boxes=np.float32([[1, 2, 3, 4]]), kinds=np.uint8([FACE]))] * 4)
     assert boxes.tolist() == [[1, 2, 3, 4], [65, 2, 67, 4], [1, 66, 3, 68], [65, 66, 67, 68]] and len(kinds) == 4
 
 

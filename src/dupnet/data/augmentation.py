@@ -1,11 +1,13 @@
 """From an annotated photo to a training crop: zoom, crop, flip, colours.
 
-Everything random comes from the generator that the caller hands in, so a crop is a function of (photo, seed).
-Coordinates follow the pixels exactly: a box is where the resized face is.
+In two parts: `cut` decides, `render` makes the pixels. Everything random comes from the generator that the caller hands in, so a crop
+is a function of (photo, seed). Coordinates follow the pixels exactly: a box is where the resized face is.
+After: `dupnet.training.targets` (batches) and `dupnet.training.rendering` (`render` for whole batches on a GPU).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,60 +77,127 @@ class Augmentation:
             if not 1 <= getattr(self, name) <= 10:
                 raise SpecError(f"augmentation: {name} must be in [1, 10], not {getattr(self, name)}")
 
+    @property
+    def turns_colours(self) -> bool:
+        """Whether crops change in hue, saturation or exposure, which needs a conversion to HSV and back."""
+        return (self.hue, self.saturation, self.exposure) != (0, 1, 1)
+
 
 FACE, IGNORE = 1, 2
 """Kinds of a box in a crop."""
+
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)
+"""How much red, green and blue count in a gray crop."""
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A crop as it is to be made from its photo, and what it shows.
+
+    Attributes:
+        side: of the crop, in pixels.
+        place: left, top, right and bottom of the part of the crop (before it is flipped) that the photo fills; the rest is black.
+        source: x1 y1 x2 y2 of the photo, real-valued: what is resized to fill that part.
+        margin: photo pixels around `source` that the resizing filter may read.
+        colours: look-up table of each channel, `(3, 256) uint8`.
+        hsv: the same for hue, saturation and value, used after it; or None.
+        gray, flip: whether.
+        boxes, kinds: `(n, 4) float32` x1 y1 x2 y2 clipped to the crop, and `(n,) uint8`, `FACE` or `IGNORE`.
+    """
+
+    side: int
+    place: tuple[int, int, int, int]
+    source: NDArray[np.float64]
+    margin: int
+    colours: NDArray[np.uint8]
+    hsv: NDArray[np.uint8] | None
+    gray: bool
+    flip: bool
+    boxes: NDArray[np.float32]
+    kinds: NDArray[np.uint8]
+
+    @property
+    def is_black(self) -> bool:
+        """Whether the crop shows nothing of the photo."""
+        left, top, right, bottom = self.place
+        return right <= left or bottom <= top
+
+    def region(self, height: int, width: int) -> tuple[int, int, int, int]:
+        """x1 y1 x2 y2, whole pixels: what of a photo of that size is read."""
+        x1, y1 = np.maximum(self.source[:2] - self.margin, 0).astype(int)
+        x2, y2 = np.minimum(np.ceil(self.source[2:] + self.margin), [width, height]).astype(int)
+        return int(x1), int(y1), int(x2), int(y2)
+
+
+def cut(height: int, width: int, sample: Sample, how: Augmentation, rng: np.random.Generator) -> Cut:
+    """Decide on one crop of one photo.
+
+    Args:
+        height, width: of the photo.
+        sample: its annotation.
+        how: sizes and probabilities.
+        rng: the only source of randomness.
+    """
+    side, size = how.crop_px, np.array([width, height])
+    scale_xy, offset = _window(size, sample, how, rng)
+    boxes, kinds = _boxes(sample, scale_xy, offset, how)
+    left, top, right, bottom = (int(v) for v in np.rint(np.clip([*offset, *(offset + size * scale_xy)], 0, side)))
+    source = (np.array([left, top, right, bottom]) - np.tile(offset, 2)) / np.tile(scale_xy, 2)
+    colours, hsv, gray = np.tile(np.arange(256, dtype=np.uint8), (3, 1)), None, False
+    if right > left and bottom > top:
+        colours = _colours(how, rng)
+        if how.turns_colours:
+            hsv = _hsv(how, rng)
+        gray = rng.random() < how.gray
+    flip = rng.random() < how.flip
+    if flip:
+        boxes = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([side, 0, side, 0], np.float32)
+    margin = int(np.ceil(1 / scale_xy.min()) + 1)
+    return Cut(side, (left, top, right, bottom), np.clip(source, 0, np.tile(size, 2)), margin, colours, hsv, gray, flip, boxes, kinds)
+
+
+def render(photo: NDArray[np.uint8], cut: Cut) -> NDArray[np.uint8]:
+    """The pixels of a crop, `(side, side, 3) uint8`, from those of its photo, `(h, w, 3) uint8` RGB."""
+    crop = np.zeros((cut.side, cut.side, 3), np.uint8)
+    if not cut.is_black:
+        left, top, right, bottom = cut.place
+        x1, y1, x2, y2 = cut.region(*photo.shape[:2])  # only the needed rows and columns become a PIL image
+        image = Image.fromarray(np.ascontiguousarray(photo[y1:y2, x1:x2]))
+        box = tuple(np.minimum(cut.source - [x1, y1, x1, y1], [*image.size, *image.size]))
+        part = image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box).point(cut.colours.ravel().tolist())
+        if cut.hsv is not None:
+            part = part.convert("HSV").point(cut.hsv.ravel().tolist()).convert("RGB")
+        pixels = np.asarray(part)
+        crop[top:bottom, left:right] = (pixels @ LUMA).astype(np.uint8)[:, :, None] if cut.gray else pixels
+    return crop[:, ::-1] if cut.flip else crop
 
 
 def augment(
     photo: NDArray[np.uint8], sample: Sample, how: Augmentation, rng: np.random.Generator
 ) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
-    """Make one crop of one photo.
-
-    Args:
-        photo: `(h, w, 3) uint8` RGB.
-        sample: its annotation.
-        how: sizes and probabilities.
-        rng: the only source of randomness.
-
-    Returns:
-        The crop `(crop_px, crop_px, 3) uint8`, boxes `(n, 4) float32` x1 y1 x2 y2 clipped to the crop, and their kinds
-        `(n,) uint8`, `FACE` or `IGNORE`. Parts of the crop outside the photo are black.
-    """
-    scale_xy, offset = _window(photo, sample, how, rng)
-    boxes, kinds = _boxes(sample, scale_xy, offset, how)
-    crop = np.zeros((how.crop_px, how.crop_px, 3), np.uint8)
-    (left, top, right, bottom), part = _shown(photo, scale_xy, offset, how.crop_px)
-    if part is not None:
-        part = part.point(_colours(how, rng))
-        if (how.hue, how.saturation, how.exposure) != (0, 1, 1):
-            part = part.convert("HSV").point(_hsv(how, rng)).convert("RGB")
-        pixels = np.asarray(part)
-        if rng.random() < how.gray:
-            luma = pixels @ np.array([0.299, 0.587, 0.114], np.float32)
-            pixels = luma.astype(np.uint8)[:, :, None]
-        crop[top:bottom, left:right] = pixels
-    if rng.random() < how.flip:
-        crop = crop[:, ::-1]
-        boxes = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([how.crop_px, 0, how.crop_px, 0], np.float32)
-    return crop, boxes, kinds
+    """One crop of one photo, `cut` and rendered: pixels, boxes, kinds."""
+    height, width = photo.shape[:2]
+    decided = cut(height, width, sample, how, rng)
+    return render(photo, decided), decided.boxes, decided.kinds
 
 
-def join(
-    parts: list[tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]],
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
-    """Four crops of equal size as one mosaic, in reading order."""
-    side = parts[0][0].shape[0]
-    crops = [part[0] for part in parts]
-    pixels = np.concatenate([np.concatenate(crops[:2], axis=1), np.concatenate(crops[2:], axis=1)])
-    places = np.array([[0, 0], [side, 0], [0, side], [side, side]], np.float32)
-    boxes = np.concatenate([part[1] + np.tile(place, 2) for part, place in zip(parts, places)])
-    return pixels, boxes, np.concatenate([part[2] for part in parts])
+def join(parts: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
+    """The pixels of four crops of equal size as those of one mosaic, in reading order; of one as they are."""
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([np.concatenate(parts[:2], axis=1), np.concatenate(parts[2:], axis=1)])
 
 
-def _window(photo: NDArray[np.uint8], sample: Sample, how: Augmentation, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Scale (x, y) of the photo, and where its corner lies in the crop."""
-    side, size = how.crop_px, np.array([photo.shape[1], photo.shape[0]])
+def shown(cuts: Sequence[Cut]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Boxes and kinds of one cut, or of a mosaic of four."""
+    places = np.array([[0, 0], [1, 0], [0, 1], [1, 1]], np.float32)
+    boxes = [cut.boxes + np.tile(place * cut.side, 2) for cut, place in zip(cuts, places)]
+    return np.concatenate(boxes), np.concatenate([cut.kinds for cut in cuts])
+
+
+def _window(size: NDArray[Any], sample: Sample, how: Augmentation, rng: np.random.Generator) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Scale (x, y) of a photo of `size` (width, height), and where its corner lies in the crop."""
+    side = how.crop_px
     fit = side / max(size)
     stretch = np.exp(rng.uniform(-1, 1) * np.log1p(how.aspect) / 2)
     stretch_xy = np.array([stretch, 1 / stretch])
@@ -164,25 +233,6 @@ def _anchored(face: NDArray[np.float64], anchors: tuple[float, ...], rng: np.ran
     return float(rng.uniform(low, high)) * height / side
 
 
-def _shown(
-    photo: NDArray[np.uint8], scale_xy: NDArray[Any], offset: NDArray[Any], side: int
-) -> tuple[tuple[int, int, int, int], Image.Image | None]:
-    """The part of the crop that the photo fills (left, top, right, bottom), and its pixels."""
-    size = np.array([photo.shape[1], photo.shape[0]])
-    left, top, right, bottom = (int(v) for v in np.rint(np.clip([*offset, *(offset + size * scale_xy)], 0, side)))
-    if right <= left or bottom <= top:
-        return (left, top, right, bottom), None
-    source = (np.array([left, top, right, bottom]) - np.tile(offset, 2)) / np.tile(scale_xy, 2)
-    source = np.clip(source, 0, np.tile(size, 2))
-    # Only the needed rows and columns become a PIL image, with a margin for the filter's support.
-    margin = np.ceil(1 / scale_xy.min()) + 1
-    x0, y0 = np.maximum(source[:2] - margin, 0).astype(int)
-    x1, y1 = np.minimum(np.ceil(source[2:] + margin), size).astype(int)
-    image = Image.fromarray(np.ascontiguousarray(photo[y0:y1, x0:x1]))
-    box = tuple(np.minimum(source - [x0, y0, x0, y0], [*image.size, *image.size]))
-    return (left, top, right, bottom), image.resize((right - left, bottom - top), Image.Resampling.BILINEAR, box=box)
-
-
 def _boxes(
     sample: Sample, scale_xy: NDArray[Any], offset: NDArray[Any], how: Augmentation
 ) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
@@ -198,22 +248,22 @@ def _boxes(
     return clipped[shown].astype(np.float32), kinds[shown]
 
 
-def _colours(how: Augmentation, rng: np.random.Generator) -> list[int]:
-    """A look-up table of 3 x 256 entries: brightness, contrast and a gain for each channel in one pass over the pixels."""
+def _colours(how: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A look-up table `(3, 256)`: brightness, contrast and a gain for each channel in one pass over the pixels."""
     brightness, contrast = 1 + rng.uniform(-1, 1, 2) * (how.brightness, how.contrast)
     gains = 1 + rng.uniform(-1, 1, 3) * how.gain
     levels = np.arange(256)
     table = ((levels - 128) * contrast + 128)[None, :] * (brightness * gains)[:, None]
-    return np.clip(np.rint(table), 0, 255).astype(int).ravel().tolist()
+    return np.clip(np.rint(table), 0, 255).astype(np.uint8)
 
 
-def _hsv(how: Augmentation, rng: np.random.Generator) -> list[int]:
-    """A look-up table of 3 x 256 entries for hue (which goes in a circle), saturation and value.
+def _hsv(how: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A look-up table `(3, 256)` for hue (which goes in a circle), saturation and value.
 
     Source: Darknet's `distort_image`; a factor is uniform in [1, largest], then inverted half of the time.
     """
     levels = np.arange(256)
     shift = round(rng.uniform(-1, 1) * how.hue * 256)
     factors = rng.uniform(1, (how.saturation, how.exposure)) ** rng.choice((-1, 1), 2)
-    scaled = [np.clip(np.rint(levels * factor), 0, 255).astype(int) for factor in factors]
-    return [*((levels + shift) % 256).tolist(), *(value for table in scaled for value in table.tolist())]
+    scaled = [np.clip(np.rint(levels * factor), 0, 255) for factor in factors]
+    return np.stack([(levels + shift) % 256, *scaled]).astype(np.uint8)

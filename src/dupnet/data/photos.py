@@ -39,7 +39,7 @@ class Photos:
             path = _build(samples, images, cache)
             index = json.loads(path.with_suffix(".json").read_text())
             self._shapes, self._starts = index["shapes"], index["starts"]
-            self._mapped = np.memmap(path, np.uint8, mode="r")
+            self._mapped = np.memmap(path, np.uint8, mode="c")  # torch takes no read-only arrays; what is written stays in memory
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -51,6 +51,10 @@ class Photos:
         height, width = self._shapes[number]
         start = self._starts[number]
         return self._mapped[start : start + 3 * height * width].reshape(height, width, 3)
+
+    def packed(self) -> tuple[NDArray[np.uint8], list[tuple[int, int]], list[int]] | None:
+        """The cache as it is, or None: the bytes of all photos one after another, their heights and widths, and where each begins."""
+        return None if self._mapped is None else (self._mapped, self._shapes, self._starts)
 
 
 def _decode(path: Path) -> NDArray[np.uint8]:

@@ -35,6 +35,7 @@ from dupnet.training import recipe as recipes
 from dupnet.training.detectors import compute_loss, make_network
 from dupnet.training.distillation import distillation_loss
 from dupnet.training.recipe import Recipe
+from dupnet.training.rendering import Renderer, can_render
 from dupnet.training.targets import Crops, batches
 from dupnet.training.teacher import relabel
 
@@ -50,7 +51,7 @@ class Run:
         out: folder for checkpoints, metrics and TensorBoard events.
         cache: folder for the decoded photos; None decodes them every time.
         device: `"auto"`, `"cpu"`, `"cuda"`.
-        workers: loader processes.
+        workers: loader processes. On a GPU with a cache they only decide on crops, whose pixels `dupnet.training.rendering` makes there.
         compile: fuse the network with torch.compile (a minute at the start, faster afterwards).
         precision: `"float32"`, or `"mixed"`: on a CPU, integers forward and bfloat16 gradients (`dupnet.nn.mixed`).
     """
@@ -192,7 +193,9 @@ class Trainer:
         photos = Photos(relabel(samples, recipe.teacher), images, run.cache)
         if self.rank == 0 and self.world > 1:
             dist.barrier()
-        self.crops = Crops(photos, recipe.augmentation, recipe.seed, recipe.weights, held_out=recipe.held_out)
+        on_device = can_render(recipe.augmentation, photos, self.device)
+        self.renderer = Renderer(photos, self.device) if on_device else None
+        self.crops = Crops(photos, recipe.augmentation, recipe.seed, recipe.weights, held_out=recipe.held_out, rendered=not on_device)
         module: nn.Module = self.network
         if self.world > 1:
             module = DistributedDataParallel(module, device_ids=[self.device.index] if self.device.type == "cuda" else None)
@@ -247,7 +250,6 @@ class Trainer:
         rate = learning_rate(recipe, self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("share", 1.0)
-        images, boxes, kinds = (t.to(self.device, non_blocking=True) for t in (images, boxes, kinds))
         if recipe.sizes_px:
             images, boxes = scaled(
                 images, boxes, recipe.sizes_px[random.Random(f"{recipe.seed} {self.step // 10}").randrange(len(recipe.sizes_px))]
@@ -278,17 +280,15 @@ class Trainer:
         floats = [name for name, tensor in state.items() if tensor.is_floating_point()]
         torch._foreach_lerp_([self.average[name] for name in floats], [state[name] for name in floats], 1 - decay)
 
-    def batches(self, first: int, last: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """This process's batches of the steps `first` to `last - 1`."""
-        return batches(
-            self.crops,
-            batch=self.recipe.batch,
-            first_step=first,
-            last_step=last,
-            workers=self.run.workers,
-            rank=self.rank,
-            world=self.world,
+    def batches(self, first: int, last: int, *, shared: bool = True) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Batches of the steps `first` to `last - 1` on the device: this process's share, or if not `shared` the same for every process."""
+        rank, world = (self.rank, self.world) if shared else (0, 1)
+        stream = batches(
+            self.crops, batch=self.recipe.batch, first_step=first, last_step=last, workers=self.run.workers, rank=rank, world=world
         )
+        for images, boxes, kinds in stream:
+            pixels = self.renderer(images) if self.renderer else images.to(self.device, non_blocking=True)
+            yield pixels, boxes.to(self.device, non_blocking=True), kinds.to(self.device, non_blocking=True)
 
     def finished(self) -> Network | EResFD:
         """The network to ship: averaged weights, batch norms estimated for them unless they are frozen."""
@@ -299,11 +299,7 @@ class Trainer:
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Batches past the run's end: never trained on, and the same in every process, so that all return the same network.
         first = self.recipe.steps * self.world
-        stream = batches(
-            self.crops, batch=self.recipe.batch, first_step=first, last_step=first + REESTIMATION_BATCHES, workers=self.run.workers
-        )
-        images = (batch[0].to(self.device) for batch in stream)
-        reestimate_batch_norm(network, images)
+        reestimate_batch_norm(network, (images for images, _, _ in self.batches(first, first + REESTIMATION_BATCHES, shared=False)))
         return network.cpu().eval()
 
 

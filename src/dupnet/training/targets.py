@@ -9,18 +9,27 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from dupnet.data.augmentation import Augmentation, augment, join
+from dupnet.data.augmentation import Augmentation, Cut, cut, join, render, shown
 from dupnet.data.photos import Photos
 from dupnet.errors import DataError
 
-Crop = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Pixels `(side, side, 3) uint8`, boxes `(n, 4) float32`, kinds `(n,) uint8`."""
+Pieces = list[tuple[int, Cut]]
+"""What a crop is made of: one photo's number and cut, or the four of a mosaic."""
+
+Crop = tuple[np.ndarray | Pieces, np.ndarray, np.ndarray]
+"""Pixels `(side, side, 3) uint8` (or what they are to be made of), boxes `(n, 4) float32`, kinds `(n,) uint8`."""
+
+
+Batch = tuple[Any, Tensor, Tensor]
+"""Images, boxes and kinds, as `collate` returns them."""
 
 
 class Crops(Dataset[Crop]):
@@ -32,10 +41,20 @@ class Crops(Dataset[Crop]):
         seed: of the run.
         weights: how often photos of a folder are drawn relative to others, by the first part of the path; 1 if absent.
         held_out: of every so many photos the first is left out; 0 for none, a negative number for nothing but those.
+        rendered: with pixels; without, `dupnet.training.rendering` makes them.
     """
 
-    def __init__(self, photos: Photos, how: Augmentation, seed: int, weights: dict[str, float] | None = None, *, held_out: int = 0) -> None:
-        self.photos, self.how, self.seed = photos, how, seed
+    def __init__(
+        self,
+        photos: Photos,
+        how: Augmentation,
+        seed: int,
+        weights: dict[str, float] | None = None,
+        *,
+        held_out: int = 0,
+        rendered: bool = True,
+    ) -> None:
+        self.photos, self.how, self.seed, self.rendered = photos, how, seed, rendered
         self.part = replace(how, crop_px=how.crop_px // 2, face_px=(how.face_px[0], how.face_px[1] / 2))
         share = np.array([(weights or {}).get(sample.photo.split("/")[0], 1.0) for sample in photos.samples])
         folders = sorted({sample.photo.split("/")[0] for sample in photos.samples})
@@ -50,27 +69,30 @@ class Crops(Dataset[Crop]):
 
     def __getitem__(self, index: int) -> Crop:
         rng = np.random.default_rng([self.seed, index])
-        if rng.random() < self.how.mosaic:
-            pixels, boxes, kinds = join([self._crop(self.part, rng) for _ in range(4)])
-        else:
-            pixels, boxes, kinds = self._crop(self.how, rng)
+        mosaic = rng.random() < self.how.mosaic
+        drawn = [self._draw(self.part, rng) for _ in range(4)] if mosaic else [self._draw(self.how, rng)]
+        boxes, kinds = shown([cut for _, cut, _ in drawn])
         order = rng.permutation(len(boxes))  # which faces count where only so many may (`LossOptions.faces_max`) is chance
-        return pixels, boxes[order], kinds[order]
+        crop = join([render(photo, cut) for _, cut, photo in drawn]) if self.rendered else [(number, cut) for number, cut, _ in drawn]
+        return crop, boxes[order], kinds[order]
 
-    def _crop(self, how: Augmentation, rng: np.random.Generator) -> Crop:
+    def _draw(self, how: Augmentation, rng: np.random.Generator) -> tuple[int, Cut, NDArray[np.uint8]]:
         number = int(np.searchsorted(self.cumulative, rng.random(), side="right"))
         number = min(number, len(self.cumulative) - 1)
-        return augment(self.photos.pixels(number), self.photos.samples[number], how, rng)
+        photo = self.photos.pixels(number)
+        return number, cut(photo.shape[0], photo.shape[1], self.photos.samples[number], how, rng), photo
 
 
-def collate(items: list[Crop]) -> tuple[Tensor, Tensor, Tensor]:
+def collate(items: list[Crop]) -> Batch:
     """Crops to a batch.
 
     Returns:
-        images `(n, 3, side, side) uint8` (channels last in memory), boxes `(n, m, 4) float32` and kinds `(n, m) uint8`
-        (0 = nothing), where `m` is the largest number of boxes of one crop, rounded up to a power of two.
+        images `(n, 3, side, side) uint8` (channels last in memory; or a list of the crops' pieces, where they are not rendered yet),
+        boxes `(n, m, 4) float32` and kinds `(n, m) uint8` (0 = nothing), where `m` is the largest number of boxes of one crop, rounded
+        up to a power of two.
     """
-    images = torch.from_numpy(np.stack([item[0] for item in items])).permute(0, 3, 1, 2)
+    pixels = [crop for crop, _, _ in items if isinstance(crop, np.ndarray)]
+    images: Any = torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2) if pixels else [pieces for pieces, _, _ in items]
     room = 1 << max(3, max(len(item[1]) for item in items) - 1).bit_length()
     boxes = torch.zeros(len(items), room, 4)
     kinds = torch.zeros(len(items), room, dtype=torch.uint8)
@@ -79,9 +101,7 @@ def collate(items: list[Crop]) -> tuple[Tensor, Tensor, Tensor]:
     return images, boxes, kinds
 
 
-def batches(
-    crops: Crops, *, batch: int, first_step: int, last_step: int, workers: int, rank: int = 0, world: int = 1
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+def batches(crops: Crops, *, batch: int, first_step: int, last_step: int, workers: int, rank: int = 0, world: int = 1) -> Iterator[Batch]:
     """Batches of the steps `first_step` to `last_step - 1`; process `rank` of `world` gets its share of each."""
 
     def indices() -> Iterator[list[int]]:
