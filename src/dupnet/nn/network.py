@@ -78,8 +78,8 @@ class BatchNorm(nn.BatchNorm2d):
 
     def slope_and_shift(self) -> tuple[Tensor, Tensor]:
         assert self.running_mean is not None and self.running_var is not None
-        slope = self.weight.detach().abs() * (self.running_var + self.eps).rsqrt()
-        return slope, self.bias.detach() - self.running_mean * slope
+        slope = self.weight.abs() * (self.running_var + self.eps).rsqrt()
+        return slope, self.bias - self.running_mean * slope
 
     def forward(self, x: Tensor) -> Tensor:
         if self.training:

@@ -77,7 +77,8 @@ class Recipe:
         checkpoint_steps: a checkpoint is written this often.
         teacher: another detector whose boxes complete or replace the labels.
         distillation: a network with the same head, whose grid on every crop is a target beside the labels.
-        batch_norm: `"batch"`, or `"frozen"`: EResFD's statistics stay those of `start_from`, which other photos may have given.
+        batch_norm: `"batch"`, or `"frozen"`: the statistics stay those of `start_from`, which other photos may have given. Then the
+            thresholds of quantized layers are learned as they will be used, and nothing is estimated anew at the end.
     network, loss: of the detectors with a grid; multibox: EResFD's loss.
     """
 
@@ -115,8 +116,6 @@ class Recipe:
             raise SpecError(f"recipe: {self.spec.name} is a classifier; recipes train detectors (examples/digits.py trains a classifier)")
         if self.batch_norm not in ("batch", "frozen"):
             raise SpecError(f"recipe: batch_norm must be 'batch' or 'frozen', not {self.batch_norm!r}")
-        if self.batch_norm == "frozen" and isinstance(self.spec, ModelSpec):
-            raise SpecError("recipe: batch_norm 'frozen' is for EResFD; quantized layers need the statistics of their own batches")
         if self.distillation.network and isinstance(self.spec, EResFDSpec):
             raise SpecError("recipe: distillation is for detectors with a grid; EResFD can learn from a [teacher]'s boxes")
         if self.augmentation.crop_px % self.spec.stride:
