@@ -39,7 +39,9 @@ from dupnet.training.rendering import Renderer, can_render
 from dupnet.training.targets import Crops, batches
 from dupnet.training.teacher import relabel
 
-REESTIMATION_BATCHES = 60
+REESTIMATION_BATCHES = 240
+"""The batch norms of the averaged weights are estimated on so many batches, or on as many as the run had steps. With 60 batches of 16
+crops, the detection rate of one and the same DupNet scattered between .618 and .639."""
 
 
 @dataclass(frozen=True)
@@ -298,8 +300,8 @@ class Trainer:
             return network.cpu().eval()
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Batches past the run's end: never trained on, and the same in every process, so that all return the same network.
-        first = self.recipe.steps * self.world
-        reestimate_batch_norm(network, (images for images, _, _ in self.batches(first, first + REESTIMATION_BATCHES, shared=False)))
+        first, count = self.recipe.steps * self.world, min(REESTIMATION_BATCHES, self.recipe.steps)
+        reestimate_batch_norm(network, (images for images, _, _ in self.batches(first, first + count, shared=False)))
         return network.cpu().eval()
 
 
