@@ -5,11 +5,16 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dupnet.data.augmentation import FACE, IGNORE, Augmentation, _anchored, augment, cut, join, shown
+from dupnet.data.augmentation import FACE, IGNORE, Augmentation, _anchored, cut, join, render, shown
 from dupnet.data.sample import Sample
 from dupnet.errors import SpecError
 
 PLAIN = Augmentation(crop_px=128, face_px=(16, 60), gray=0, brightness=0, contrast=0, gain=0)
+
+
+def augment(photo: np.ndarray, sample: Sample, how: Augmentation, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    decided = cut(*photo.shape[:2], sample, how, rng)
+    return render(photo, decided), decided.boxes, decided.kinds
 
 
 def marked(seed: int, *, height: int = 150, width: int = 210) -> tuple[np.ndarray, Sample]:

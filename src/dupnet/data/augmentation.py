@@ -172,15 +172,6 @@ def render(photo: NDArray[np.uint8], cut: Cut) -> NDArray[np.uint8]:
     return crop[:, ::-1] if cut.flip else crop
 
 
-def augment(
-    photo: NDArray[np.uint8], sample: Sample, how: Augmentation, rng: np.random.Generator
-) -> tuple[NDArray[np.uint8], NDArray[np.float32], NDArray[np.uint8]]:
-    """One crop of one photo, `cut` and rendered: pixels, boxes, kinds."""
-    height, width = photo.shape[:2]
-    decided = cut(height, width, sample, how, rng)
-    return render(photo, decided), decided.boxes, decided.kinds
-
-
 def join(parts: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
     """The pixels of four crops of equal size as those of one mosaic, in reading order; of one as they are."""
     if len(parts) == 1:

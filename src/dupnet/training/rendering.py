@@ -65,14 +65,13 @@ class Renderer:
     def _render(self, pieces: Pieces) -> Tensor:
         """`(n, side, side, 3) uint8` of single cuts of one size."""
         device, side, cuts = self.pixels.device, pieces[0][1].side, [cut for _, cut in pieces]
-        photos = [self._photo(number, cut) for number, cut in pieces]
+        regions = [(0, 0, 1, 1) if cut.is_black else cut.region(*self.shapes[number]) for number, cut in pieces]
+        photos = [self._photo(number)[y1:y2, x1:x2] for (number, _), (x1, y1, x2, y2) in zip(pieces, regions)]
         height, width = (max(photo.shape[axis] for photo in photos) for axis in (0, 1))
         source = torch.zeros(len(cuts), height, width, 3, dtype=torch.uint8, device=device)
         for row, photo in enumerate(photos):
             source[row, : photo.shape[0], : photo.shape[1]] = photo
-        corners = [cut.region(*self.shapes[number])[:2] for number, cut in pieces]
-        columns = _matrices(cuts, corners, [photo.shape[1] for photo in photos], 0, device)
-        rows = _matrices(cuts, corners, [photo.shape[0] for photo in photos], 1, device)
+        columns, rows = (_matrices(cuts, regions, axis, device) for axis in (0, 1))
         flat = source.float().transpose(1, 2).reshape(len(cuts), width, height * 3)
         across = _rounded(columns @ flat).view(len(cuts), side, height, 3).transpose(1, 2).reshape(len(cuts), height, side * 3)
         sized = _rounded(rows @ across).view(len(cuts), side, side, 3)
@@ -84,27 +83,25 @@ class Renderer:
         inside = (rows.sum(2) > 0)[:, :, None, None] & (columns.sum(2) > 0)[:, None, :, None]
         return torch.where(inside, torch.where(gray, luma, coloured), 0)
 
-    def _photo(self, number: int, cut: Cut) -> Tensor:
-        """What a cut reads of its photo; one pixel where it reads nothing."""
+    def _photo(self, number: int) -> Tensor:
         (height, width), start = self.shapes[number], self.starts[number]
-        photo = self.pixels[start : start + 3 * height * width].view(height, width, 3)
-        x1, y1, x2, y2 = cut.region(height, width)
-        return photo[:1, :1] if cut.is_black else photo[y1:y2, x1:x2]
+        return self.pixels[start : start + 3 * height * width].view(height, width, 3)
 
 
 def _rounded(x: Tensor) -> Tensor:
     return (x + 0.5).floor().clamp(0, 255)
 
 
-def _matrices(cuts: Sequence[Cut], corners: Sequence[tuple[int, int]], lengths: Sequence[int], axis: int, device: torch.device) -> Tensor:
-    """Along one axis (0: x, 1: y) the weights of every source pixel in every pixel of the crop, `(n, side, longest source)`.
+def _matrices(cuts: Sequence[Cut], regions: Sequence[tuple[int, int, int, int]], axis: int, device: torch.device) -> Tensor:
+    """Along one axis (0: x, 1: y) the weights of every pixel of a cut's region in every pixel of the crop, `(n, side, longest region)`.
 
     Source: Pillow's Resample.c: the triangle is as wide as a pixel of the crop, at least as one of the photo, and its weights sum up to 1.
     """
     first = np.array([cut.place[axis] for cut in cuts])
     count = np.array([cut.place[axis + 2] for cut in cuts]) - first
     count[[cut.is_black for cut in cuts]] = 0
-    begin, end = (np.array([cut.source[edge] - corner[axis] for cut, corner in zip(cuts, corners)]) for edge in (axis, axis + 2))
+    begin, end = (np.array([cut.source[edge] - region[axis] for cut, region in zip(cuts, regions)]) for edge in (axis, axis + 2))
+    lengths = [region[axis + 2] - region[axis] for region in regions]
     scale = (end - begin) / np.maximum(count, 1)
     numbers = np.stack([first, count, begin, scale, lengths])
     left, shown, begin_, scale_, length = torch.from_numpy(numbers).to(device).view(5, -1, 1, 1)

@@ -27,7 +27,6 @@ Pieces = list[tuple[int, Cut]]
 Crop = tuple[np.ndarray | Pieces, np.ndarray, np.ndarray]
 """Pixels `(side, side, 3) uint8` (or what they are to be made of), boxes `(n, 4) float32`, kinds `(n,) uint8`."""
 
-
 Batch = tuple[Any, Tensor, Tensor]
 """Images, boxes and kinds, as `collate` returns them."""
 
