@@ -67,6 +67,17 @@ def test_pact_gradients_are_the_papers() -> None:
     assert pact.bound.grad.item() == pytest.approx(1.0)  # one value is clipped; inside, levels on the grid give 0
 
 
+def test_pacts_bound_gets_lsqs_gradient() -> None:
+    """LSQ's step `s` learns by `round(v) - v` inside, `v = x / s`, and by the top level where it is clipped (Esser et al., 2020, equation 3)."""
+    torch.manual_seed(0)
+    pact, top = PACT(2, bound=2.0), 3
+    x, g = torch.randn(1000) * 2, torch.randn(1000)
+    (pact(x).values * g).sum().backward()
+    v = x * (top / 2.0)
+    by_step = torch.where(v >= top, float(top), torch.where(v <= 0, 0.0, (v + 0.5).floor() - v))
+    assert pact.bound.grad.item() == pytest.approx((by_step * g).sum().item() / top, rel=1e-5)
+
+
 def test_levels_are_whole_numbers_bit_for_bit() -> None:
     torch.manual_seed(0)
     x = torch.randn(10_000) * 3

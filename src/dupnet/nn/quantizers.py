@@ -73,7 +73,8 @@ class PACT(nn.Module):
         bits: of a level.
         bound: initial `a`. After batch norm a value near 2 (3 steps of HWGQ are 1.6) is sensible; the PACT paper starts at 10.
 
-    Source: PACT (Choi et al., 2018). The bound gets the gradient of `y = clamp(x, 0, a)` rounded straight through.
+    Source: PACT (Choi et al., 2018). The bound gets the gradient of `y = clamp(x, 0, a)` rounded straight through. That is LSQ's
+    (Esser et al., 2020): with `v = x / step`, `round(v) - v` inside and the top level where it is clipped, for each unit of `step`.
     """
 
     def __init__(self, bits: int = 2, bound: float = 2.0) -> None:
