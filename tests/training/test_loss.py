@@ -46,6 +46,15 @@ def test_missing_a_face_costs_and_pulls_its_anchor_up() -> None:
     assert gradient[1].abs().max() < 1e-2, "the large anchor does not answer for a small face"
 
 
+@pytest.mark.parametrize(("hit_iou", "side", "rises"), [(0.0, 32, True), (0.5, 32, False), (0.5, 24, True), (0.7, 24, False)])
+def test_objectness_can_be_the_chance_of_a_hit(hit_iou: float, side: float, rises: bool) -> None:
+    """The answering box is 20 pixels wide: of a face of 24 its IoU is .69, of one of 32 it is .39."""
+    g = grid(objectness=-1.0).requires_grad_()
+    face = one([40 - side / 2, 24 - side / 2, 40 + side / 2, 24 + side / 2])
+    region_loss(g, *face, HEAD, 16, LossOptions(hit_iou=hit_iou)).total.backward()
+    assert (g.grad.view(2, 6, 4, 4)[0, grid_head.OBJECTNESS, 1, 2] < 0) == rises
+
+
 def test_false_alarms_cost_but_not_in_ignore_regions() -> None:
     g = grid()
     g.view(1, 2, 6, 4, 4)[0, 0, grid_head.OBJECTNESS, 1, 2] = 8.0

@@ -27,6 +27,7 @@ class LossOptions:
     focal: exponent of the objectness' focal weight `|target - p|^focal` (`"iou"`).
     shape_iou: anchors whose shape overlaps a face's by more than this answer for it, besides the best one (`"iou"`).
     objectness_floor: an answering anchor's objectness target is its IoU, but at least this (`"iou"`).
+    hit_iou: if above 0, that target is instead whether its IoU is above this, so that objectness is the chance of a hit (`"iou"`).
     free_iou: predictions that overlap a face by more than this are not punished for objectness.
     ignore_overlap: predictions with more than this share of their area in one ignore region are not punished; 1 punishes all.
     faces_max: at most this many faces of a photo count (Darknet: 30); 0 for all.
@@ -40,6 +41,7 @@ class LossOptions:
     focal: float = 1.5
     shape_iou: float = 0.45
     objectness_floor: float = 0.5
+    hit_iou: float = 0.0
     free_iou: float = 0.5
     ignore_overlap: float = 0.4
     faces_max: int = 0
@@ -145,10 +147,11 @@ def region_loss(
     faces = face.sum()
 
     if options.style == "iou":
-        # Two faces that fall on the same place: the target is the better IoU, as a maximum does not depend on the order.
+        # Two faces that fall on the same place: the target is the better one's, as a maximum does not depend on the order.
         target = torch.zeros_like(weight)
         flat_at = ((at[0] * rows + at[1]) * columns + at[2]) * len(anchors) + at[3]
-        target.view(-1).scatter_reduce_(0, flat_at, iou.detach().clamp(min=options.objectness_floor), "amax")
+        fit = (iou.detach() > options.hit_iou).float() if options.hit_iou else iou.detach().clamp(min=options.objectness_floor)
+        target.view(-1).scatter_reduce_(0, flat_at, fit, "amax")
         weight = weight.index_put(at, torch.ones_like(iou))
         logits = v[..., grid_head.OBJECTNESS]
         focal = (target - logits.detach().sigmoid()).abs() ** options.focal
