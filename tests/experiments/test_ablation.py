@@ -83,13 +83,33 @@ def test_runs_are_done_once_and_end_in_a_table(ideas: Path, faces: Path, tmp_pat
     assert "| loss.focal = 2, batch = 1 | 2 |" in lines[4]
 
 
-def scores(*rates: float) -> list[dict[str, float]]:
-    return [{"ap_easy": 0.8, "ap_medium": 0.7, "ap_hard": 0.4, "dr": rate, "seconds": 90.0} for rate in rates]
+def scores(*rates: float, precision: float = 0.7) -> list[dict[str, float]]:
+    return [{"ap_easy": 0.8, "ap_medium": precision, "ap_hard": 0.4, "dr": rate, "seconds": 90.0} for rate in rates]
 
 
 def test_a_verdict_needs_a_gain_beyond_the_spread() -> None:
     plan = ablation.Ablation({}, {}, 416)
-    found = {"baseline": scores(0.60, 0.61), "good": scores(0.70, 0.71), "bad": scores(0.50, 0.51), "alike": scores(0.605, 0.615)}
-    verdicts = {line.split(" | ")[0][2:]: line.split(" | ")[-1][:-2] for line in ablation.text(plan, found).splitlines()[3:6]}
-    assert verdicts == {"good": "helps", "bad": "harms", "alike": "the spread cannot tell"}
-    assert "+0.100 ± 0.020" in ablation.text(plan, found)  # sd .00707 of 4 degrees of freedom: 2.78 x .00707 x 1
+    found = {
+        "baseline": scores(0.60, 0.61),
+        "good": scores(0.70, 0.71),
+        "bad": scores(0.50, 0.51),
+        "alike": scores(0.605, 0.615),
+        "precise": scores(0.605, 0.615, precision=0.76),
+        "two-edged": scores(0.50, 0.51, precision=0.76),
+    }
+    table = ablation.text(plan, found)
+    verdicts = {line.split(" | ")[0][2:]: line.split(" | ")[-1][:-2] for line in table.splitlines()[3:8]}
+    assert verdicts == {
+        "good": "helps",
+        "bad": "harms",
+        "alike": "the spread cannot tell",
+        "precise": "helps",
+        "two-edged": "helps one, harms the other",
+    }
+    assert "+0.100 ± 0.017" in table  # sd .00707 of 6 degrees of freedom: 2.45 x .00707 x 1
+    assert "| +0.020 ± 0.000 | +0.005" in table  # a third of .06, and no scatter
+
+
+def test_without_repeats_there_is_no_verdict() -> None:
+    table = ablation.text(ablation.Ablation({}, {}, 416), {"baseline": scores(0.60), "good": scores(0.70)})
+    assert "| +0.100 | 1.00 | the spread cannot tell (no row was run with two seeds) |" in table

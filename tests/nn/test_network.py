@@ -106,6 +106,22 @@ def test_hwgq_has_no_step_for_five_bits() -> None:
         Network(spec, NetworkOptions(activation="hwgq"))
 
 
+def test_ewgs_changes_gradients_of_signs_and_nothing_else() -> None:
+    torch.manual_seed(0)
+    image = torch.randint(0, 256, (1, 3, 32, 32))
+    plain = Network(zoo.get("dupnet-tinier-yolo"))
+    scaled = Network(plain.spec, NetworkOptions(ewgs=0.2))
+    scaled.load_state_dict(plain.state_dict())
+    grids = [network(image) for network in (plain, scaled)]
+    assert torch.equal(*grids)
+    for grid in grids:
+        grid.square().mean().backward()
+    ratio = scaled.grid.conv.weight.grad / plain.grid.conv.weight.grad
+    assert ratio.min() < 0.95 and ratio.max() > 1.05
+    with pytest.raises(SpecError, match=r"ewgs must be in \[0, 1\)"):
+        NetworkOptions(ewgs=1.0)
+
+
 def test_checkpoints_come_back(tmp_path: Path) -> None:
     network = trained_a_little(Network(zoo.get("dupnet-tinier-yolo"), NetworkOptions(activation="hwgq", gradient="sum")))
     checkpoint.save(network, tmp_path / "n.pt")

@@ -68,7 +68,7 @@ def test_pact_gradients_are_the_papers() -> None:
 
 
 def test_pacts_bound_gets_lsqs_gradient() -> None:
-    """LSQ's step `s` learns by `round(v) - v` inside, `v = x / s`, and by the top level where it is clipped (Esser et al., 2020, equation 3)."""
+    """LSQ's step `s` learns by `round(v) - v` inside, `v = x / s`, and by the top level where it is clipped (its equation 3)."""
     torch.manual_seed(0)
     pact, top = PACT(2, bound=2.0), 3
     x, g = torch.randn(1000) * 2, torch.randn(1000)
@@ -117,6 +117,15 @@ def test_binarize_gives_exact_signs_and_passes_the_gradient() -> None:
     assert signs.flatten().tolist() == [-1, 1, 1]
     (signs * torch.tensor([1.0, 2.0, 3.0]).view(1, 3, 1, 1)).sum().backward()
     assert w.grad.flatten().tolist() == [1, 2, 3]
+
+
+def test_ewgs_pulls_weights_to_their_signs() -> None:
+    w = torch.tensor([0.2, 0.2, 1.5, 1.5, -0.2, 9.0], requires_grad=True)
+    g = torch.tensor([1.0, -1.0, 1.0, -1.0, 1.0, 1.0])  # a step goes against the gradient
+    signs = binarize(w, ewgs=0.5)
+    assert signs.tolist() == [1, 1, 1, 1, -1, 1]
+    (signs * g).sum().backward()
+    assert w.grad.tolist() == pytest.approx([0.6, -1.4, 1.25, -0.75, 1.4, 1.5])  # the last difference, 8, is cut to 1
 
 
 def test_standardize() -> None:

@@ -40,6 +40,7 @@ class DuplicatedConv2d(nn.Module):
         spread_copies: start the `map_copies` copies of a weight equal and shift them by the constants `SPREAD`, so that they stay
             an `(r + 1)`-level quantizer. All copies receive the same gradient (they see the same map), so without this their
             differences are whatever the initial values happened to be.
+        ewgs: strength of element-wise gradient scaling (`binarize`) where weights are signs.
         step: the kernel moves by so many pixels (its stride).
         padding: whether the map is surrounded by `kernel_size // 2` zeros.
 
@@ -70,6 +71,7 @@ class DuplicatedConv2d(nn.Module):
         gradient: Literal["mean", "sum"] = "mean",
         standardize_weights: bool = False,
         spread_copies: bool = False,
+        ewgs: float = 0.0,
         step: int = 1,
         padding: bool = True,
     ) -> None:
@@ -85,7 +87,7 @@ class DuplicatedConv2d(nn.Module):
         self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
         self.step, self.border = step, kernel_size // 2 if padding else 0
         self.weight_bits, self.weight_copies, self.map_copies = weight_bits, weight_copies, map_copies
-        self.gradient, self.standardize_weights = gradient, standardize_weights
+        self.gradient, self.standardize_weights, self.ewgs = gradient, standardize_weights, ewgs
         self.spread_copies = spread_copies and weight_bits == 1 and map_copies > 1
         stored = in_channels * map_copies // weight_copies
         self.weight = nn.Parameter(torch.empty(out_channels, stored, kernel_size, kernel_size))
@@ -105,9 +107,9 @@ class DuplicatedConv2d(nn.Module):
         if self.weight_bits > 1:
             return quantize_weights(standardize(self.weight) if self.standardize_weights else self.weight, self.weight_bits)
         if not self.standardize_weights and not self.spread_copies:
-            return binarize(self.weight, self.weight_scale())
+            return binarize(self.weight, self.weight_scale(), ewgs=self.ewgs)
         latent = standardize(self.weight)
-        return binarize(latent + self.offsets if self.spread_copies else latent)
+        return binarize(latent + self.offsets if self.spread_copies else latent, ewgs=self.ewgs)
 
     def weight_scale(self) -> Tensor:
         """`(filters, 1, 1, 1)`: the real number that one integer of the template stands for, mean|w| / mean|integer|.

@@ -52,6 +52,7 @@ class NetworkOptions:
         gradient: of duplicates, `"mean"` as in the paper or `"sum"`.
         standardize_weights: see `DuplicatedConv2d`.
         spread_copies: the same, for the layers that can have it (1-bit weights, 2 or 4 map copies, one weight copy).
+        ewgs: strength of element-wise gradient scaling of 1-bit weights (`dupnet.nn.quantizers.binarize`); 0 for none.
     """
 
     activation: Literal["pact", "hwgq"] = "pact"
@@ -59,6 +60,7 @@ class NetworkOptions:
     gradient: Literal["mean", "sum"] = "mean"
     standardize_weights: bool = True
     spread_copies: bool = True
+    ewgs: float = 0.0
 
     def __post_init__(self) -> None:
         if self.activation not in ("pact", "hwgq"):
@@ -67,6 +69,8 @@ class NetworkOptions:
             raise SpecError(f"network: gradient must be 'mean' or 'sum', not {self.gradient!r}")
         if self.pact_bound <= 0:
             raise SpecError(f"network: pact_bound must be above 0, not {self.pact_bound}")
+        if not 0 <= self.ewgs < 1:
+            raise SpecError(f"network: ewgs must be in [0, 1), so that no gradient changes its sign, not {self.ewgs}")
 
 
 class BatchNorm(nn.BatchNorm2d):
@@ -199,6 +203,7 @@ class Network(nn.Module):
             and options.standardize_weights
             and (layer.weight_bits, layer.weight_copies) == (1, 1)
             and layer.map_copies in SPREAD,
+            ewgs=options.ewgs,
             step=layer.step,
             padding=layer.padding,
         )

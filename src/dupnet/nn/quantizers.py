@@ -7,7 +7,7 @@ behind a convolution removes. `dupnet.conversion` finds thresholds by asking the
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -102,16 +102,37 @@ def standardize(weight: Tensor) -> Tensor:
     return centred * (centred.square().mean(dim=(1, 2, 3), keepdim=True) + 1e-12).rsqrt()
 
 
-def binarize(weight: Tensor, scale: Tensor | None = None) -> Tensor:
+class _Scaled(torch.autograd.Function):
+    """`exact` in the forward pass, the gradient of `smooth` by element-wise gradient scaling in the backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, exact: Tensor, smooth: Tensor, strength: float) -> Tensor:
+        ctx.save_for_backward((smooth - exact).clamp(-1, 1))
+        ctx.strength = strength
+        return exact.clone()
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor, None]:
+        (distance,) = ctx.saved_tensors
+        return None, gradient * (1 + ctx.strength * gradient.sign() * distance), None
+
+
+def binarize(weight: Tensor, scale: Tensor | None = None, *, ewgs: float = 0.0) -> Tensor:
     """Signs of the weights, `{-1, +1}`, with sign(0) = +1.
 
     Args:
         weight: latent float weights.
         scale: per-filter scale `(filters, 1, 1, 1)`. If given, the gradient that reaches `weight` is the gradient with
             respect to `scale * sign(weight)` (HWGQ's and Darknet's rule); otherwise the one with respect to the signs.
+        ewgs: strength `d` of element-wise gradient scaling; 0 for none. A gradient `g` becomes `g (1 + d sign(g) (w - sign(w)))`, with a
+            difference of at most 1: what pulls a weight towards -1 or +1 counts more than what pushes it away. So none drifts off so far
+            that its sign is never in question again.
+
+    Source of `ewgs`: Lee et al., 2021, "Network Quantization with Element-wise Gradient Scaling".
     """
     signs = torch.where(weight >= 0, 1.0, -1.0)
-    return straight_through(signs, weight if scale is None else weight / scale.detach())
+    smooth = weight if scale is None else weight / scale.detach()
+    return _Scaled.apply(signs, smooth, ewgs) if ewgs else straight_through(signs, smooth)  # type: ignore[no-untyped-call]
 
 
 def quantize_weights(weight: Tensor, bits: int) -> Tensor:
