@@ -3,8 +3,38 @@
 import numpy as np
 from numpy.typing import NDArray
 
-def pool(map: NDArray[np.float32], pooled: NDArray[np.float32], place: NDArray[np.uint8], threads: int) -> None: ...
-def unpool(gradient: NDArray[np.float32], place: NDArray[np.uint8], map: NDArray[np.uint16], threads: int) -> None: ...
-def first_gradient(
-    photos: NDArray[np.uint8], gradient: NDArray[np.float32], place: NDArray[np.uint8], weights: NDArray[np.float32], threads: int
+Floats = NDArray[np.float32]
+BFloats = NDArray[np.uint16]
+Bytes = NDArray[np.uint8]
+
+def pool(map: Floats, pooled: Floats, place: Bytes, threads: int) -> None: ...
+def unpool(gradient: BFloats, place: Bytes, map: BFloats, threads: int) -> None: ...
+def convolve_first(photos: Bytes, weights: Floats, pooled: Floats, place: Bytes, threads: int) -> None: ...
+def first_gradient(photos: Bytes, gradient: Floats, place: Bytes, weights: Floats, threads: int) -> None: ...
+def normalize(
+    map: Floats,
+    weight: Floats,
+    bias: Floats,
+    step: float,
+    top: int,
+    eps: float,
+    levels: BFloats,
+    mean: Floats,
+    variance: Floats,
+    threads: int,
 ) -> None: ...
+def normalize_gradient(
+    map: Floats,
+    gradient: BFloats,
+    mean: Floats,
+    variance: Floats,
+    weight: Floats,
+    bias: Floats,
+    step: float,
+    top: int,
+    eps: float,
+    result: BFloats | Floats,
+    of_weight: Floats,
+    of_bias: Floats,
+    threads: int,
+) -> float: ...

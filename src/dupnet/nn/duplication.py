@@ -146,9 +146,11 @@ class DuplicatedConv2d(nn.Module):
 
         The sums of integers are exact if the type holds them all: float32 up to 2^24, float64 up to 2^53.
         """
-        levels, weights = self.operands(levels)
         if self.mixed and self.training:
-            return mixed.convolve(levels, weights, self.border)
+            return mixed.convolve(*self.operands(levels), self.border)
+        if levels.dtype == torch.bfloat16:  # of a layer before that trains in mixed precision, as this one does not
+            levels = levels.float()
+        levels, weights = self.operands(levels)
         return F.conv2d(levels, weights, stride=self.step, padding=self.border)
 
     def forward(self, x: Quantized | Tensor) -> Tensor:

@@ -4,14 +4,14 @@ A quantized layer multiplies small integers by small integers, so its forward pa
 (oneDNN's, four times as fast as float32 on processors with VNNI) give the very numbers that `F.conv2d` gives. Reduced floats would
 not: bfloat16 rounds every accumulator beyond 256. Gradients, which a quantizer passes straight through anyway, are rounded to bfloat16
 before they are multiplied (twice as fast); the sums inside stay float32. Pooling keeps only where its maxima were, so no map of
-full size is stored for the backward pass.
+full size is stored for the backward pass. Levels travel from stage to stage in bfloat16, which holds them exactly, as do their gradients.
 
 `DuplicatedConv2d.mixed` switches a layer to this; `enable` does so for the layers of a network that it fits, the others stay as they are.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from dupnet.nn.network import Network
 
 GROUP = 8
-"""Filters of a pooled layer come in groups of so many."""
+"""Filters come in groups of so many, but for those of the last layer."""
 
 FILTER = 3
 """Kernel size, and number of colours, of a first layer that this is made for."""
@@ -33,7 +33,7 @@ def enable(network: Network) -> list[int]:
     """Let the layers of `network` that it fits train in mixed precision.
 
     A layer fits if it has 1-bit weights, moves by one pixel, reads sums of levels below 2^8 whose products, two by two, stay below
-    2^15 (so that processors without VNNI are exact as well), and has a multiple of 8 filters if it is pooled; the first layer, if it
+    2^15 (so that processors without VNNI are exact as well), and has a multiple of 8 filters unless it is the last; the first layer, if it
     is pooled and has 3x3 kernels with a border.
 
     Returns:
@@ -49,7 +49,7 @@ def enable(network: Network) -> list[int]:
     convs = [module for module in network.modules() if isinstance(module, DuplicatedConv2d)]
     for number, (layer, conv) in enumerate(zip(network.spec.layers, convs)):
         level = (2**layer.input_bits - 1) * layer.weight_copies
-        conv.mixed = conv.weight_bits == 1 and conv.step == 1 and (layer.pool == 1 or conv.out_channels % GROUP == 0)
+        conv.mixed = conv.weight_bits == 1 and conv.step == 1 and (conv.out_channels % GROUP == 0 or conv is convs[-1])
         if number == 0:
             conv.mixed &= layer.pool == 2 and (conv.in_channels, conv.kernel_size, conv.border) == (FILTER, FILTER, 1)
         else:
@@ -65,7 +65,7 @@ def _check_machine() -> None:
 
         levels = (torch.arange(288.0) % 13).view(1, 8, 6, 6).contiguous(memory_format=torch.channels_last).requires_grad_()
         weights = ((torch.arange(576.0) % 7 > 3) * 2.0 - 1).view(8, 8, 3, 3).requires_grad_()
-        sums = convolve_and_pool(levels, weights, 1)
+        sums = convolve(levels, weights, 1, pool=True)
         exact = torch.equal(sums, F.max_pool2d(F.conv2d(levels, weights, padding=1), 2))
         sums.sum().backward()  # type: ignore[no-untyped-call]
     except (ImportError, AttributeError, RuntimeError) as error:
@@ -74,79 +74,110 @@ def _check_machine() -> None:
         raise SpecError("mixed precision: this processor's 8-bit convolutions are not exact")
 
 
-def convolve(levels: Tensor, weights: Tensor, border: int) -> Tensor:
-    """`F.conv2d(levels, weights, padding=border)`, the same numbers.
+def convolve(levels: Tensor, weights: Tensor, border: int, *, pool: bool = False) -> Tensor:
+    """`F.conv2d(levels, weights, padding=border)`, the same numbers, or of that `F.max_pool2d(..., 2)`; float32.
 
     Args:
-        levels: `(n, c, h, w)`, integer-valued floats in 0..255.
+        levels: `(n, c, h, w)`, integer-valued floats in 0..255, of even height and width if they are pooled. A map that is pooled and
+            needs no gradient is taken for photos, with 3x3 kernels.
         weights: `(filters, c, k, k)`, integer-valued floats in -128..127.
         border: zeros around the map.
+        pool: whether maxima of 2x2 blocks are taken.
     """
-    sums: Tensor = _Convolve.apply(levels, weights, border)  # type: ignore[no-untyped-call]
+    sums: Tensor = _Convolve.apply(levels, weights, _How(border, pool, pool and not levels.requires_grad))  # type: ignore[no-untyped-call]
     return sums
 
 
-def convolve_and_pool(levels: Tensor, weights: Tensor, border: int) -> Tensor:
-    """`F.max_pool2d(F.conv2d(levels, weights, padding=border), 2)`, the same numbers; rows and columns of the map are even.
+def stage(
+    levels: Tensor, weights: Tensor, border: int, *, pool: bool, slope: Tensor, shift: Tensor, step: Tensor, top: int, eps: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A stage in training: `convolve`, then batch norm by the batch's own statistics and a uniform quantizer.
 
-    A map that needs no gradient is taken for photos, with 3x3 kernels.
+    Args:
+        levels, weights, border, pool: as of `convolve`; the filters are a multiple of 8.
+        slope, shift: of the batch norm, `(filters,)`.
+        step: of the quantizer, a scalar: `floor(clamp(y / step, 0, top) + 1/2)`, where the rounding passes gradients straight through.
+        top: largest level, at most 255.
+        eps: of the batch norm.
+
+    Returns:
+        The levels in bfloat16; and without gradients the means and (biased) variances of the batch, `(filters,)`.
     """
-    function = _ConvolveAndPool if levels.requires_grad else _ConvolveFirst
-    sums: Tensor = function.apply(levels, weights, border)  # type: ignore[no-untyped-call]
-    return sums
+    how = _How(border, pool, pool and not levels.requires_grad)
+    given: tuple[Tensor, Tensor, Tensor] = _Stage.apply(levels, weights, slope, shift, step, top, eps, how)  # type: ignore[no-untyped-call]
+    return given
+
+
+class _How(NamedTuple):
+    border: int
+    pool: bool
+    photos: bool
+
+
+def _dtype(how: _How) -> torch.dtype:
+    """Of the gradient of the sums: pixels are far from zero, and sums over them cancel, which rounded gradients would not."""
+    return torch.float32 if how.photos else torch.bfloat16
 
 
 class _Convolve(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, levels: Tensor, weights: Tensor, border: int) -> Tensor:
-        small, signed = levels.to(torch.uint8), weights.to(torch.int8)
-        ctx.save_for_backward(small, signed)
-        ctx.border = border
-        return _sums(small, signed, border)
+    def forward(ctx: Any, levels: Tensor, weights: Tensor, how: _How) -> Tensor:
+        sums, *kept = _convolved(levels, weights, how)
+        ctx.save_for_backward(*kept)
+        ctx.how, ctx.dtype = how, levels.dtype
+        return sums
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
-        small, signed = ctx.saved_tensors
-        return *_gradients(gradients[0].to(torch.bfloat16), small, signed, ctx.border), None
-
-
-class _ConvolveAndPool(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, levels: Tensor, weights: Tensor, border: int) -> Tensor:
-        small, signed = levels.to(torch.uint8), weights.to(torch.int8)
-        pooled, place = _pool(_sums(small, signed, border))
-        ctx.save_for_backward(small, signed, place)
-        ctx.border = border
-        return pooled
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         small, signed, place = ctx.saved_tensors
-        return *_gradients(_unpool(gradients[0], place), small, signed, ctx.border), None
+        return *_gradients(gradients[0].to(_dtype(ctx.how)), small, signed, place, ctx.how, ctx.dtype), None
 
 
-class _ConvolveFirst(torch.autograd.Function):
-    """Over photos: three colours are too few for the 8-bit convolution to be faster, and only weights need a gradient."""
+class _Stage(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, levels: Tensor, weights: Tensor, slope: Tensor, shift: Tensor, step: Tensor, top: int, eps: float, how: _How
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        sums, *kept = _convolved(levels, weights, how)
+        quantized, mean, variance = _normalize(sums, slope, shift, step, top, eps)
+        ctx.save_for_backward(sums, mean, variance, slope, shift, step, *kept)
+        ctx.mark_non_differentiable(mean, variance)
+        ctx.numbers, ctx.how, ctx.dtype = (top, eps), how, levels.dtype
+        return quantized, mean, variance
 
     @staticmethod
-    def forward(ctx: Any, photos: Tensor, weights: Tensor, border: int) -> Tensor:
-        pooled, place = _pool(F.conv2d(photos, weights, padding=border))
-        ctx.save_for_backward(photos.to(torch.uint8), place)
-        return pooled
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor, None]:
-        photos, place = ctx.saved_tensors
-        return None, _first_gradient(photos, gradients[0], place), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        *norm, small, signed, place = ctx.saved_tensors
+        gradient, of_slope, of_shift, of_step = _normalize_gradient(gradients[0], *norm, *ctx.numbers, _dtype(ctx.how))
+        of_levels, of_weights = _gradients(gradient, small, signed, place, ctx.how, ctx.dtype)
+        return of_levels, of_weights, of_slope, of_shift, of_step, None, None, None
 
 
-def _gradients(gradient: Tensor, small: Tensor, signed: Tensor, border: int) -> tuple[Tensor, Tensor]:
-    """Of levels and weights, from the sums' in bfloat16."""
+def _convolved(levels: Tensor, weights: Tensor, how: _How) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
+    """The sums; levels and weights as bytes, and which of four pixels each maximum was, for `_gradients`."""
+    small, signed = levels.to(torch.uint8), weights.to(torch.int8)
+    if how.photos:  # three colours are too few for torch's convolutions to be fast
+        sums, place = _first(small, signed)
+    elif how.pool:
+        sums, place = _pool(_sums(small, signed, how.border))
+    else:
+        return _sums(small, signed, how.border), small, signed, None
+    return sums, small, signed, place
+
+
+def _gradients(
+    gradient: Tensor, small: Tensor, signed: Tensor, place: Tensor | None, how: _How, dtype: torch.dtype
+) -> tuple[Tensor | None, Tensor]:
+    """Of levels (in `dtype`) and weights, from the sums' (in `_dtype(how)`)."""
+    if how.photos:
+        return None, _first_gradient(small, gradient, place)
+    if place is not None:
+        gradient = _unpool(gradient, place)
     of_levels, of_weights, _ = torch.ops.aten.convolution_backward(
         gradient, small.to(torch.bfloat16), signed.to(torch.bfloat16), None,
-        [1, 1], [border, border], [1, 1], False, [0, 0], 1, [True, True, False],
+        [1, 1], [how.border, how.border], [1, 1], False, [0, 0], 1, [True, True, False],
     )  # fmt: skip
-    return of_levels.float(), of_weights.float()
+    return of_levels.to(dtype), of_weights.float()
 
 
 def _map(n: int, channels: int, rows: int, columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
@@ -154,8 +185,9 @@ def _map(n: int, channels: int, rows: int, columns: int, dtype: torch.dtype = to
 
 
 def _memory(x: Tensor) -> Any:
-    """The numbers of a map as they lie in memory, `(n, h, w, c)`, for the extension. No copy if channels are last."""
-    return x.detach().contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1).numpy()
+    """The numbers of a map as they lie in memory, `(n, h, w, c)`, for the extension; bfloat16 as uint16. No copy if channels are last."""
+    laid_out = x.detach().contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
+    return (laid_out.view(torch.uint16) if x.dtype == torch.bfloat16 else laid_out).numpy()
 
 
 @torch.library.custom_op("dupnet::sums", mutates_args=())
@@ -195,12 +227,12 @@ def _(sums: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.library.custom_op("dupnet::unpool", mutates_args=())
 def _unpool(gradient: Tensor, place: Tensor) -> Tensor:
-    """The gradient of `_pool` in bfloat16."""
+    """The gradient of `_pool`, both in bfloat16."""
     from dupnet import _training
 
     n, channels, rows, columns = gradient.shape
     full = _map(n, channels, 2 * rows, 2 * columns, torch.bfloat16)
-    _training.unpool(_memory(gradient), _memory(place), _memory(full.view(torch.uint16)), torch.get_num_threads())
+    _training.unpool(_memory(gradient), _memory(place), _memory(full), torch.get_num_threads())
     return full
 
 
@@ -208,6 +240,27 @@ def _unpool(gradient: Tensor, place: Tensor) -> Tensor:
 def _(gradient: Tensor, place: Tensor) -> Tensor:
     n, channels, rows, columns = gradient.shape
     return _map(n, channels, 2 * rows, 2 * columns, torch.bfloat16)
+
+
+@torch.library.custom_op("dupnet::first", mutates_args=())
+def _first(photos: Tensor, signed: Tensor) -> tuple[Tensor, Tensor]:
+    """`_pool` of the first layer's sums."""
+    from dupnet import _training
+
+    n, _, rows, columns = photos.shape
+    groups = signed.shape[0] // GROUP
+    # (filters, colour, row, column) to (group, row, column and colour, filter)
+    kernels = signed.float().view(groups, GROUP, FILTER, FILTER, FILTER).permute(0, 3, 4, 2, 1).reshape(groups, FILTER, FILTER**2, GROUP)
+    pooled, place = _map(n, len(signed), rows // 2, columns // 2), _map(n, len(signed), rows // 2, columns // 2, torch.uint8)
+    _training.convolve_first(_memory(photos), kernels.contiguous().numpy(), _memory(pooled), _memory(place), torch.get_num_threads())
+    return pooled, place
+
+
+@_first.register_fake
+def _(photos: Tensor, signed: Tensor) -> tuple[Tensor, Tensor]:
+    n, _, rows, columns = photos.shape
+    filters = signed.shape[0]
+    return _map(n, filters, rows // 2, columns // 2), _map(n, filters, rows // 2, columns // 2, torch.uint8)
 
 
 @torch.library.custom_op("dupnet::first_gradient", mutates_args=())
@@ -223,3 +276,45 @@ def _first_gradient(photos: Tensor, gradient: Tensor, place: Tensor) -> Tensor:
 @_first_gradient.register_fake
 def _(photos: Tensor, gradient: Tensor, place: Tensor) -> Tensor:
     return torch.empty(gradient.shape[1], FILTER, FILTER, FILTER)
+
+
+@torch.library.custom_op("dupnet::normalize", mutates_args=())
+def _normalize(sums: Tensor, slope: Tensor, shift: Tensor, step: Tensor, top: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Batch norm and quantizer of a stage: levels, means, variances."""
+    from dupnet import _training
+
+    levels, mean, variance = torch.empty_like(sums, dtype=torch.bfloat16), torch.empty_like(slope), torch.empty_like(slope)
+    _training.normalize(
+        _memory(sums), slope.detach().numpy(), shift.detach().numpy(), step.item(), top, eps,
+        _memory(levels), mean.numpy(), variance.numpy(), torch.get_num_threads(),
+    )  # fmt: skip
+    return levels, mean, variance
+
+
+@_normalize.register_fake
+def _(sums: Tensor, slope: Tensor, shift: Tensor, step: Tensor, top: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(sums, dtype=torch.bfloat16), torch.empty_like(slope), torch.empty_like(slope)
+
+
+@torch.library.custom_op("dupnet::normalize_gradient", mutates_args=())
+def _normalize_gradient(
+    gradient: Tensor, sums: Tensor, mean: Tensor, variance: Tensor, slope: Tensor, shift: Tensor, step: Tensor,
+    top: int, eps: float, dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradients of `_normalize`: of sums (in `dtype`), slope, shift and step."""
+    from dupnet import _training
+
+    of_sums, of_slope, of_shift = torch.empty_like(sums, dtype=dtype), torch.empty_like(slope), torch.empty_like(shift)
+    of_step = _training.normalize_gradient(
+        _memory(sums), _memory(gradient), mean.numpy(), variance.numpy(), slope.detach().numpy(), shift.detach().numpy(), step.item(),
+        top, eps, _memory(of_sums), of_slope.numpy(), of_shift.numpy(), torch.get_num_threads(),
+    )  # fmt: skip
+    return of_sums, of_slope, of_shift, torch.tensor(of_step, dtype=step.dtype)
+
+
+@_normalize_gradient.register_fake
+def _(
+    gradient: Tensor, sums: Tensor, mean: Tensor, variance: Tensor, slope: Tensor, shift: Tensor, step: Tensor,
+    top: int, eps: float, dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    return torch.empty_like(sums, dtype=dtype), torch.empty_like(slope), torch.empty_like(shift), torch.empty_like(step)

@@ -85,6 +85,13 @@ class BatchNorm(nn.BatchNorm2d):
         slope = self.weight.abs() * (self.running_var + self.eps).rsqrt()
         return slope, self.bias - self.running_mean * slope
 
+    @torch.no_grad()
+    def observe(self, mean: Tensor, variance: Tensor, count: int) -> None:
+        """Let the statistics move towards those of a batch of `count` values a channel; `variance` is divided by `count`."""
+        assert self.running_mean is not None and self.running_var is not None and self.momentum is not None
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)
+
     def forward(self, x: Tensor) -> Tensor:
         if self.training:
             return F.batch_norm(x, self.running_mean, self.running_var, self.weight.abs(), self.bias, True, self.momentum or 0.0, self.eps)
@@ -117,10 +124,23 @@ class Stage(nn.Module):
         return (y.levels if isinstance(y, Quantized) else y).to(torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.conv.mixed and (self.pool, self.pool_overlap) == (2, 0) and not (x.shape[2] % 2 or x.shape[3] % 2):
-            return self.activate(mixed.convolve_and_pool(*self.conv.operands(x), self.conv.border))
+        if self.training and self.conv.mixed:
+            pool = (self.pool, self.pool_overlap) == (2, 0) and not (x.shape[2] % 2 or x.shape[3] % 2)
+            if isinstance(self.activation, PACT) and self.norm.training and (pool or self.pool == 1):
+                return self._forward_mixed(x, self.activation, pool)
+            if pool:
+                return self.activate(mixed.convolve(*self.conv.operands(x), self.conv.border, pool=True))
         accumulators = self.conv.accumulate(x if self.training else x.to(self.dtype))
         return self.activate(F.max_pool2d(accumulators, self.pool, self.pool - self.pool_overlap) if self.pool > 1 else accumulators)
+
+    def _forward_mixed(self, x: Tensor, activation: PACT, pool: bool) -> Tensor:
+        norm = self.norm
+        levels, mean, variance = mixed.stage(
+            *self.conv.operands(x), self.conv.border, pool=pool, slope=norm.weight.abs(), shift=norm.bias,
+            step=activation.step(), top=activation.top, eps=norm.eps,
+        )  # fmt: skip
+        norm.observe(mean, variance, levels.numel() // levels.shape[1])
+        return levels
 
 
 class GridLayer(nn.Module):

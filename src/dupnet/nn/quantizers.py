@@ -79,14 +79,17 @@ class PACT(nn.Module):
 
     def __init__(self, bits: int = 2, bound: float = 2.0) -> None:
         super().__init__()
-        self.bits = bits
+        self.bits, self.top = bits, 2**bits - 1
         self.bound = nn.Parameter(torch.tensor(float(bound)))
 
+    def step(self) -> Tensor:
+        """The real number that one level stands for, a scalar."""
+        return self.bound.clamp(min=1e-3) / self.top
+
     def forward(self, x: Tensor) -> Quantized:
-        top = 2**self.bits - 1
         bound = self.bound.clamp(min=1e-3)
-        smooth = (x * (top / bound)).clamp(0, top)
-        return Quantized(straight_through((smooth + 0.5).floor(), smooth), bound / top)
+        smooth = (x * (self.top / bound)).clamp(0, self.top)
+        return Quantized(straight_through((smooth + 0.5).floor(), smooth), self.step())
 
 
 class LeakyReLU(nn.LeakyReLU):

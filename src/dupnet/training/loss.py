@@ -116,13 +116,15 @@ def region_loss(
     if options.faces_max:
         face = face & (face.cumsum(1) <= options.faces_max)
 
-    with torch.no_grad():  # which predictions are left alone
-        flat = predicted.reshape(n, -1, 1, 4)
-        inter = intersection(flat, boxes[:, None])
-        iou = inter / (area(flat) + area(boxes)[:, None] - inter).clamp(min=1e-6)
-        covered = inter / area(flat).clamp(min=1e-6)
-        free = ((iou > options.free_iou) & face[:, None]).any(-1) | ((covered > options.ignore_overlap) & ignore[:, None]).any(-1)
-        weight = (~free).float().view(n, rows, columns, len(head.anchors))
+    with torch.no_grad():  # which predictions are left alone; each box meets those of its own photo only, as most of `boxes` is padding
+        box_photo, box_number = (face | ignore).nonzero(as_tuple=True)
+        theirs, box = predicted.reshape(n, -1, 4)[box_photo], boxes[box_photo, box_number][:, None]
+        inter = intersection(theirs, box)
+        is_face = face[box_photo, box_number][:, None]
+        matched = is_face & (inter / (area(theirs) + area(box) - inter).clamp(min=1e-6) > options.free_iou)
+        covered = ~is_face & (inter / area(theirs).clamp(min=1e-6) > options.ignore_overlap)
+        free = inter.new_zeros(n, inter.shape[1]).index_add_(0, box_photo, (matched | covered).float())
+        weight = (free == 0).float().view(n, rows, columns, len(head.anchors))
 
     photo, number = face.nonzero(as_tuple=True)
     truth = boxes[photo, number]
