@@ -1,6 +1,7 @@
 // What training on a CPU needs and torch does slowly: the first layer (over three colours) with its pooling, 2x2 max-pooling that remembers where each
-// maximum was, batch norm with quantizer, and the gradients of all three. Gradients of maps are bfloat16, as uint16 (the upper
-// half of a float), but for the first layer: its pixels are far from zero, and what its gradients cancel must not be rounded. Maps are `(photos, rows, columns, channels)`, channels in groups of GROUP. `dupnet.nn.mixed` calls this.
+// maximum was, batch norm with quantizer, and the gradients of all three. Gradients of maps are bfloat16, as uint16 (the upper half of a float), but for
+// the first layer: its pixels are far from zero, and what its gradients cancel must not be rounded. Maps are `(photos, rows, columns, channels)`,
+// channels in groups of GROUP. `dupnet.nn.mixed` calls this.
 
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>

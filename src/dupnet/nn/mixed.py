@@ -184,6 +184,12 @@ def _map(n: int, channels: int, rows: int, columns: int, dtype: torch.dtype = to
     return torch.empty((n, channels, rows, columns), dtype=dtype, memory_format=torch.channels_last)
 
 
+def _pooled(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
+    """Maps to be filled, for a map of the size of `x`: the maxima of its 2x2 blocks, and which of the four each was."""
+    n, _, rows, columns = x.shape
+    return _map(n, channels, rows // 2, columns // 2), _map(n, channels, rows // 2, columns // 2, torch.uint8)
+
+
 def _memory(x: Tensor) -> Any:
     """The numbers of a map as they lie in memory, `(n, h, w, c)`, for the extension; bfloat16 as uint16. No copy if channels are last."""
     laid_out = x.detach().contiguous(memory_format=torch.channels_last).permute(0, 2, 3, 1)
@@ -213,16 +219,14 @@ def _pool(sums: Tensor) -> tuple[Tensor, Tensor]:
     """Maxima of 2x2 blocks, and which of the four each was."""
     from dupnet import _training
 
-    n, channels, rows, columns = sums.shape
-    pooled, place = _map(n, channels, rows // 2, columns // 2), _map(n, channels, rows // 2, columns // 2, torch.uint8)
+    pooled, place = _pooled(sums, sums.shape[1])
     _training.pool(_memory(sums), _memory(pooled), _memory(place), torch.get_num_threads())
     return pooled, place
 
 
 @_pool.register_fake
 def _(sums: Tensor) -> tuple[Tensor, Tensor]:
-    n, channels, rows, columns = sums.shape
-    return _map(n, channels, rows // 2, columns // 2), _map(n, channels, rows // 2, columns // 2, torch.uint8)
+    return _pooled(sums, sums.shape[1])
 
 
 @torch.library.custom_op("dupnet::unpool", mutates_args=())
@@ -247,20 +251,17 @@ def _first(photos: Tensor, signed: Tensor) -> tuple[Tensor, Tensor]:
     """`_pool` of the first layer's sums."""
     from dupnet import _training
 
-    n, _, rows, columns = photos.shape
-    groups = signed.shape[0] // GROUP
+    groups = len(signed) // GROUP
     # (filters, colour, row, column) to (group, row, column and colour, filter)
     kernels = signed.float().view(groups, GROUP, FILTER, FILTER, FILTER).permute(0, 3, 4, 2, 1).reshape(groups, FILTER, FILTER**2, GROUP)
-    pooled, place = _map(n, len(signed), rows // 2, columns // 2), _map(n, len(signed), rows // 2, columns // 2, torch.uint8)
+    pooled, place = _pooled(photos, len(signed))
     _training.convolve_first(_memory(photos), kernels.contiguous().numpy(), _memory(pooled), _memory(place), torch.get_num_threads())
     return pooled, place
 
 
 @_first.register_fake
 def _(photos: Tensor, signed: Tensor) -> tuple[Tensor, Tensor]:
-    n, _, rows, columns = photos.shape
-    filters = signed.shape[0]
-    return _map(n, filters, rows // 2, columns // 2), _map(n, filters, rows // 2, columns // 2, torch.uint8)
+    return _pooled(photos, len(signed))
 
 
 @torch.library.custom_op("dupnet::first_gradient", mutates_args=())

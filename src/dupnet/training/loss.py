@@ -119,10 +119,10 @@ def region_loss(
     with torch.no_grad():  # which predictions are left alone; each box meets those of its own photo only, as most of `boxes` is padding
         box_photo, box_number = (face | ignore).nonzero(as_tuple=True)
         theirs, box = predicted.reshape(n, -1, 4)[box_photo], boxes[box_photo, box_number][:, None]
-        inter = intersection(theirs, box)
+        inter, size = intersection(theirs, box), area(theirs)
         is_face = face[box_photo, box_number][:, None]
-        matched = is_face & (inter / (area(theirs) + area(box) - inter).clamp(min=1e-6) > options.free_iou)
-        covered = ~is_face & (inter / area(theirs).clamp(min=1e-6) > options.ignore_overlap)
+        matched = is_face & (inter / (size + area(box) - inter).clamp(min=1e-6) > options.free_iou)
+        covered = ~is_face & (inter / size.clamp(min=1e-6) > options.ignore_overlap)
         free = inter.new_zeros(n, inter.shape[1]).index_add_(0, box_photo, (matched | covered).float())
         weight = (free == 0).float().view(n, rows, columns, len(head.anchors))
 
