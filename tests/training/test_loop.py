@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +27,7 @@ from dupnet.nn import Network, checkpoint
 from dupnet.nn.eresfd import EResFD
 from dupnet.spec import EResFDSpec, HeadSpec, LayerSpec, ModelSpec
 from dupnet.training import recipe as recipes
-from dupnet.training.loop import Run, Trainer, reestimate_batch_norm, train
+from dupnet.training.loop import Metrics, Run, Trainer, reestimate_batch_norm, train
 from dupnet.training.multibox import MultiboxOptions
 from dupnet.training.recipe import Optimizer, Recipe, Schedule
 from dupnet.training.targets import Crops, batches
@@ -70,6 +71,20 @@ def test_a_run_learns_discs(tiny_wider: Path, tmp_path: Path) -> None:
     assert [int(row["step"]) for row in rows] == [50, 100, 150]
     assert float(rows[-1]["loss"]) < 0.75 * float(rows[0]["loss"]) and float(rows[-1]["mean_iou"]) > 0.4
     assert not network.training and list((tmp_path / "run" / "tensorboard").iterdir())
+
+
+def test_sign_flips_are_counted_between_rows(tmp_path: Path) -> None:
+    network = Network(SPEC)
+    layers = [stage.conv.weight for stage in network.stages] + [network.grid.conv.weight]
+    with ExitStack() as stack:
+        metrics = Metrics(tmp_path, network, 0, stack)
+        for step in (1, 2):  # row 1: one layer's weights change sides; row 2: none does
+            metrics.add({"loss": torch.tensor(1.0)}, images=2)
+            with torch.no_grad():
+                layers[2].mul_(-1.0 if step == 1 else 3.0)
+            metrics.write(step, 1e-3, 2 * step)
+    flips = [float(row["sign_flips"]) for row in csv.DictReader(open(tmp_path / "metrics.csv"))]
+    assert flips == [pytest.approx(layers[2].numel() / sum(w.numel() for w in layers), rel=1e-3), 0.0]
 
 
 SCRIPT = """

@@ -27,6 +27,7 @@ from dupnet.data import wider
 from dupnet.data.photos import Photos
 from dupnet.errors import CheckpointError, DupnetError, SpecError
 from dupnet.nn import checkpoint, mixed
+from dupnet.nn.duplication import DuplicatedConv2d
 from dupnet.nn.eresfd import EResFD
 from dupnet.nn.network import Network, begin
 from dupnet.nn.quantizers import PACT
@@ -150,6 +151,13 @@ def reestimate_batch_norm(network: nn.Module, images: Iterator[Tensor]) -> None:
     for norm, momentum in zip(norms, momenta):
         norm.momentum = momentum
     network.train(was_training)
+
+
+@torch.no_grad()
+def signs(network: nn.Module) -> Tensor:
+    """Which of the 1-bit weights are positive, all in one row; empty if there are none."""
+    layers = [module for module in network.modules() if isinstance(module, DuplicatedConv2d) and module.weight_bits == 1]
+    return torch.cat([layer.integer_weights().flatten() > 0 for layer in layers] or [torch.empty(0, dtype=torch.bool)])
 
 
 class Trainer:
@@ -306,11 +314,15 @@ class Trainer:
 
 
 class Metrics:
-    """Means of logged scalars, to a CSV file and to TensorBoard. A resumed run drops rows of steps that it will repeat."""
+    """Means of logged scalars, to a CSV file and to TensorBoard. A resumed run drops rows of steps that it will repeat.
 
-    COLUMNS = ("step", "images", "seconds", "learning_rate", "loss", "box", "objectness", "mean_iou", "gradient_norm", "images_per_s")
+    `sign_flips` is the share of the 1-bit weights whose signs differ from those of the row before: near 0, no sign learns any more.
+    """
 
-    def __init__(self, out: Path, first_step: int, stack: ExitStack) -> None:
+    COLUMNS = ("step", "images", "seconds", "learning_rate", "loss", "box", "objectness", "mean_iou", "gradient_norm", "sign_flips",
+               "images_per_s")  # fmt: skip
+
+    def __init__(self, out: Path, network: nn.Module, first_step: int, stack: ExitStack) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
         path = out / "metrics.csv"
@@ -325,6 +337,7 @@ class Metrics:
         self.writer.writerows(rows)
         self.board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
         stack.callback(self.board.close)
+        self.network, self.signs = network, signs(network)
         self.sums: dict[str, Tensor] = {}
         self.count, self.images, self.start = 0, 0, time.perf_counter()
         self.since = self.start
@@ -337,7 +350,9 @@ class Metrics:
     def write(self, step: int, rate: float, seen: int) -> dict[str, float]:
         now = time.perf_counter()
         row = {name: float(value) / self.count for name, value in self.sums.items()}
-        row |= {"images_per_s": self.images / (now - self.since), "learning_rate": rate}
+        before, self.signs = self.signs, signs(self.network)
+        flips = (self.signs != before).float().mean().item() if len(before) else 0.0
+        row |= {"sign_flips": flips, "images_per_s": self.images / (now - self.since), "learning_rate": rate}
         for name, value in row.items():
             self.board.add_scalar(name, value, step)
         self.writer.writerow(
@@ -389,7 +404,7 @@ def train(
     if resume:
         trainer.resume()
     with ExitStack() as stack:
-        metrics = Metrics(run.out, trainer.step, stack) if trainer.rank == 0 else None
+        metrics = Metrics(run.out, trainer.network, trainer.step, stack) if trainer.rank == 0 else None
         bar = stack.enter_context(
             tqdm(total=recipe.steps * recipe.batch * trainer.world, initial=trainer.step * recipe.batch * trainer.world, unit="img",
                  disable=not progress or trainer.rank > 0)
