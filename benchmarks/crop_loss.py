@@ -55,7 +55,8 @@ def main() -> None:
     for path, values in found.items():
         apart = [one - other for one, other in zip(values, first)]
         error = statistics.stdev(apart) / len(apart) ** 0.5
-        print(f"{path}: {statistics.fmean(values):.4f}" + (f", {statistics.fmean(apart):+.4f} ± {error:.4f}" if values is not first else ""))
+        difference = f", {statistics.fmean(apart):+.4f} ± {error:.4f}" if values is not first else ""
+        print(f"{path}: {statistics.fmean(values):.4f}{difference}")
 
 
 if __name__ == "__main__":
