@@ -1,5 +1,6 @@
 """Recipes: all that ship load, dictionaries come back, mistakes are named."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,30 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         recipes.load(path)
     assert "mine.toml" in str(caught.value)
+
+
+def test_a_recipe_may_hold_only_what_differs_from_another(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('like = "cool"\nsteps = 7\n[loss]\nbox = 1.0\n[weights]\nmafa = 2.0\n')
+    (tmp_path / "yours.toml").write_text('like = "mine.toml"\nseed = 5\n')
+    cool, mine, yours = recipes.load("cool"), recipes.load(tmp_path / "mine.toml"), recipes.load(tmp_path / "yours.toml")
+    assert mine == replace(cool, steps=7, loss=replace(cool.loss, box=1.0), weights=cool.weights | {"mafa": 2.0})
+    assert yours == replace(mine, seed=5)
+
+
+@pytest.mark.parametrize(
+    ("like", "message"),
+    [
+        ('"absent"', r"absent: no such recipe file.*asked for by .*mine\.toml"),
+        ('"mine.toml"', r"mine\.toml: is like 'mine\.toml', which is like this one"),
+        ('"other.toml"', r"other\.toml: is like 'mine\.toml', which is like this one"),
+        ("3", r"mine\.toml: like must be the name of a recipe"),
+    ],
+)
+def test_what_a_recipe_cannot_be_like(tmp_path: Path, like: str, message: str) -> None:
+    (tmp_path / "mine.toml").write_text(f"like = {like}")
+    (tmp_path / "other.toml").write_text('like = "mine.toml"')
+    with pytest.raises(SpecError, match=message):
+        recipes.load(tmp_path / "mine.toml")
 
 
 def test_a_missing_recipe_lists_those_that_ship() -> None:

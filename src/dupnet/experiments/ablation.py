@@ -78,14 +78,7 @@ def changed(recipe: Recipe, change: dict[str, Any], *, source: str) -> Recipe:
         >>> changed(recipes.load("anneal"), {"loss": {"focal": 2}, "batch": 32}, source="example").loss.focal
         2.0
     """
-    return recipes.from_dict(_merged(recipes.to_dict(recipe), change), source=source)
-
-
-def _merged(table: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
-    both = {
-        key: _merged(table[key], value) for key, value in change.items() if isinstance(table.get(key), dict) and isinstance(value, dict)
-    }
-    return table | change | both
+    return recipes.from_dict(recipes.merged(recipes.to_dict(recipe), change), source=source)
 
 
 def _words(change: dict[str, Any], prefix: str = "") -> str:

@@ -133,21 +133,51 @@ def load(recipe: str | Path) -> Recipe:
     """Read a recipe.
 
     Args:
-        recipe: a path, or the name of one that ships.
+        recipe: a path, or the name of one that ships. A file may begin with `like = "cool"`: then it holds only what differs from that
+            recipe, which is the name of one that ships or a file beside it.
 
     Raises:
         SpecError: it cannot be read, or says something impossible; the message names the place.
     """
+    path = _path(recipe)
+    return from_dict(_read(path), source=str(path))
+
+
+def _path(recipe: str | Path) -> Path:
     path = Path(recipe)
-    if not path.is_file() and str(recipe) in names():
-        path = RECIPES / f"{recipe}.toml"
+    return RECIPES / f"{recipe}.toml" if not path.is_file() and str(recipe) in names() else path
+
+
+def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """A recipe's table, complete: what it is `like` comes first. `above` are the files that led here."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{recipe}: no such recipe file, and not one of those that ship ({', '.join(names())}): {error}") from None
+        led = f" (asked for by {above[-1]})" if above else ""
+        raise SpecError(f"{path}: no such recipe file, and not one of those that ship ({', '.join(names())}){led}: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise SpecError(f"{path}: not valid TOML: {error}") from None
-    return from_dict(table, source=str(path))
+    if "like" not in table:
+        return table
+    like = table.pop("like")
+    if not isinstance(like, str):
+        raise SpecError(f"{path}: like must be the name of a recipe or of a file beside this one, not {like!r}")
+    beside = path.parent / like
+    base = beside if beside.is_file() else _path(like)
+    if base.resolve() in {file.resolve() for file in (*above, path)}:
+        raise SpecError(f"{path}: is like {like!r}, which is like this one; one of them must be complete")
+    return merged(_read(base, (*above, path)), table)
+
+
+def merged(table: dict[str, Any], change: dict[str, Any]) -> dict[str, Any]:
+    """A table with some keys changed or added; tables in it are merged key by key.
+
+    Example:
+        >>> merged({"steps": 3, "loss": {"box": 2.0, "focal": 1.5}}, {"loss": {"focal": 0.5}})
+        {'steps': 3, 'loss': {'box': 2.0, 'focal': 0.5}}
+    """
+    both = {key: merged(table[key], value) for key, value in change.items() if isinstance(table.get(key), dict) and isinstance(value, dict)}
+    return table | change | both
 
 
 def from_dict(table: dict[str, Any], *, source: str = "recipe") -> Recipe:
