@@ -26,15 +26,13 @@ BATCH, SEED = 16, 1_000_000
 
 
 @torch.no_grad()
-def losses(paths: list[Path], recipe: recipes.Recipe, data: Path, cache: Path | None, crops: int) -> dict[Path, list[float]]:
-    """The loss of each batch, by network."""
+def losses(paths: list[Path], recipe: recipes.Recipe, data: Path, cache: Path | None, steps: int) -> dict[Path, list[float]]:
+    """The loss of each of `steps` batches, by network."""
     networks = {path: checkpoint.load(path).eval() for path in paths}
     photos = Photos(*wider.split(data, "train"), cache)
-    stream = batches(
-        Crops(photos, recipe.augmentation, SEED, recipe.weights), batch=BATCH, first_step=0, last_step=-(-crops // BATCH), workers=1
-    )
+    crops = Crops(photos, recipe.augmentation, SEED, recipe.weights)
     found: dict[Path, list[float]] = {path: [] for path in paths}
-    for images, boxes, kinds in tqdm(stream, total=-(-crops // BATCH), unit="batch"):
+    for images, boxes, kinds in tqdm(batches(crops, batch=BATCH, first_step=0, last_step=steps, workers=1), total=steps, unit="batch"):
         for path, network in networks.items():
             found[path].append(float(compute_loss(recipe, network(images), boxes, kinds, seen=1 << 60).total))
     return found
@@ -49,8 +47,10 @@ def main() -> None:
     parser.add_argument("--crops", type=int, default=1920, help="so many, in whole batches of 16 (default: 1920)")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
+    if options.crops <= BATCH:
+        parser.error(f"--crops must be above {BATCH}, one batch, as the scatter between batches is measured; not {options.crops}")
     torch.set_num_threads(options.threads)
-    found = losses(options.networks, recipes.load(options.recipe), options.data, options.cache, options.crops)
+    found = losses(options.networks, recipes.load(options.recipe), options.data, options.cache, -(-options.crops // BATCH))
     first = found[options.networks[0]]
     for path, values in found.items():
         apart = [one - other for one, other in zip(values, first)]
