@@ -48,9 +48,11 @@ def test_stages_add_up(isa: str) -> None:
 def test_peers_take_turns(tmp_path: Path) -> None:
     (tmp_path / "peers.py").write_text(PEERS)
     arguments = ("--size", "64x64", "--threads", "2", "--peers", str(tmp_path), "--peer", "slow")
-    (peer,) = json.loads(bench(*arguments, "--json"))["peers"]
+    found = json.loads(bench(*arguments, "--json"))
+    (peer,) = found["peers"]
     assert peer["name"] == "slow" and 20 <= peer["median_ms"] < 200 and 0 < peer["ratio"] < 1
-    assert "slow: median" in bench(*arguments)
+    said = bench(*arguments)
+    assert "slow: median" in said and f"2 threads of {found['processor']}\n" in said
 
 
 @pytest.mark.parametrize(

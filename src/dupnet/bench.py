@@ -7,6 +7,7 @@ means more than its milliseconds. The photo has the size that the network reads:
 
 from __future__ import annotations
 
+import platform
 import runpy
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -65,6 +66,7 @@ class Bench:
 
     Attributes:
         model: its name.
+        processor: of this machine.
         isa: the kernels (`DUPNET_KERNELS`), or `"torch"`.
         threads: that shared each detection.
         size: `640x480`, width x height of the photo in pixels.
@@ -77,6 +79,7 @@ class Bench:
     """
 
     model: str
+    processor: str
     isa: str
     threads: int
     size: str
@@ -87,6 +90,16 @@ class Bench:
     peers: tuple[PeerTime, ...]
     peaks: dict[str, float]
     peak_share: float | None
+
+
+def processor() -> str:
+    """This machine's processor, by the name that the system tells."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        lines = []
+    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(named, platform.processor() or "unknown processor")
 
 
 def measure(
@@ -168,6 +181,7 @@ def measure(
     least_ms = [stage.least_ms for stage in times if stage.least_ms is not None]
     return Bench(
         model=loaded.name,
+        processor=processor(),
         isa=core.kernels,
         threads=threads,
         size=f"{size_hw[1]}x{size_hw[0]}",
@@ -220,6 +234,7 @@ def measure_detector(
     ours, *theirs = _in_turns([detection, *others.values()], seconds)
     return Bench(
         model=detector.name,
+        processor=processor(),
         isa="torch",
         threads=threads,
         size=f"{size_hw[1]}x{size_hw[0]}",

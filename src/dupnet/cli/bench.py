@@ -80,7 +80,7 @@ def command(
         click.echo(json.dumps(asdict(result), indent=2))
         return
     by = f"kernels {result.isa}" if result.stages else result.isa
-    click.echo(f"{result.model}, {result.size}, {by}, {result.threads} thread{'s' * (result.threads > 1)}\n")
+    click.echo(f"{result.model}, {result.size}, {by}, {result.threads} thread{'s' * (result.threads > 1)} of {result.processor}\n")
     if result.stages:
         _print_stages(result, roofline)
     click.echo(f"one detection: median {result.median_ms:.3f} ms, least {result.min_ms:.3f} ms ({result.repetitions} repetitions)")

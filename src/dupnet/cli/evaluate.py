@@ -254,23 +254,14 @@ def _print(results: Sequence[Result], benchmark: Benchmark) -> None:
 
 
 def _about(benchmark: Benchmark) -> dict[str, str]:
-    from dupnet import __version__
+    from dupnet import __version__, bench
 
     return {
         **benchmark.about,
-        "Machine": f"{_processor()}, {os.cpu_count()} logical processors, {platform.system()} {platform.machine()}",
+        "Machine": f"{bench.processor()}, {os.cpu_count()} logical processors, {platform.system()} {platform.machine()}",
         "Versions": f"dupnet {__version__}, Python {platform.python_version()}",
         "Command": shlex.join(["dupnet", *sys.argv[1:]]),
     }
-
-
-def _processor() -> str:
-    """The processor's name where the system tells it."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-        return next(line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or "unknown processor"
 
 
 def _write_report(path: Path, results: Sequence[Result], benchmark: Benchmark) -> None:

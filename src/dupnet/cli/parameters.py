@@ -56,8 +56,8 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
 SIZE_HW = SizeHW()
 FRACTION = Fraction()
 
-iou_option = click.option("--iou", type=FRACTION, help="Boxes that overlap more than this are one face.  [default: 0.45]")
-"""None unless given: the value itself is `dupnet.runtime.DEFAULT_IOU`."""
+iou_option = click.option("--iou", type=FRACTION, help="Boxes that overlap more than this are one face.  [default: 0.45; EResFD: 0.3]")
+"""None unless given: the value itself is the detector's `default_iou`."""
 
 
 def view_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -12,7 +12,6 @@ import fcntl
 import hashlib
 import json
 import math
-import platform
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,7 +25,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from dupnet import image, packed
+from dupnet import bench, image, packed
 from dupnet.conversion import convert
 from dupnet.data import fddb, wider
 from dupnet.detections import Detections
@@ -154,7 +153,7 @@ def sum_of_seconds(rows: list[dict[str, str]]) -> float:
 def machine(run: loop.Run) -> dict[str, Any]:
     """What a run was executed on, for the reader of its result."""
     device = run.torch_device()
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else bench.processor()
     return {
         "device": name,
         "threads": torch.get_num_threads(),
@@ -162,14 +161,6 @@ def machine(run: loop.Run) -> dict[str, Any]:
         "compile": run.compile,
         "precision": run.precision,
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.processor() or "CPU")
 
 
 def measured(path: Path, compute: Callable[[], Measured]) -> Measured:
