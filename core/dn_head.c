@@ -1,29 +1,23 @@
-/* Grid -> boxes -> non-maximum suppression (docs/arithmetic.md, "Grid to boxes"). The only floats of the core.
+/* Grid -> boxes, of which those of one face become one (docs/arithmetic.md, "Grid to boxes"). The only floats of the core.
  *
- * `dupnet.head` and `dupnet.detections.nms` are the same in Python. Of a whole grid, the candidates are kept in a heap, so the
- * boxes come out the best first, and suppression stops when the caller's array is full. Of a grid that arrives cell by cell, the
- * boxes themselves are a heap in the caller's array, the worst on top; suppression never looks at a worse box, so with the
- * worst left out it gives the first of all boxes. */
+ * `dupnet.head` and `dupnet.detections.vote_boxes` are the same in Python. Candidates, from a whole grid or cell by cell, are a
+ * heap with the worst on top, which goes when there is no room; at the end the heap is sorted and merged in place. A box only
+ * depends on those that overlap it and are at least VOTER as sure, so candidates that are less sure than any box can use are left out. */
 #include "dn_impl.h"
 
 #include <math.h>
+#include <string.h>
 
 enum { X, Y, W, H, OBJECTNESS };
 
-typedef struct candidate {
-    float score;
-    uint32_t index; /* (row * columns + column) * anchors + anchor, below 2^30 */
-} candidate;
+/* A box votes on where a surer one lies if it is this much as sure. */
+static const float VOTER = 0.5f;
 
 /* One cell of a grid: its channels' sums, `step` apart. */
 typedef struct cell {
     const int32_t *sums;
     size_t step, row, column;
 } cell;
-
-uint64_t dn_head_scratch_bytes(const dn_model *model, size_t grid_rows, size_t grid_columns) {
-    return (uint64_t)grid_rows * grid_columns * (size_t)model->anchor_count * sizeof(candidate);
-}
 
 static float value(const dn_model *model, const cell *at, size_t anchor, size_t channel) {
     const dn_stage *last = &model->stages[model->stage_count - 1];
@@ -53,14 +47,14 @@ static float sigmoid(float v) {
 static float score_of(const dn_model *model, const cell *at, size_t anchor) { return sigmoid(value(model, at, anchor, OBJECTNESS)); }
 
 /* The box of one anchor in pixels of the input map, not clipped. */
-static dn_box decode(const dn_model *model, const cell *at, size_t anchor, candidate c) {
+static dn_box decode(const dn_model *model, const cell *at, size_t anchor, float score, size_t place) {
     float k = model->centre_scale, stride = (float)model->stride;
     float x = stride * ((float)at->column + k * sigmoid(value(model, at, anchor, X)) - (k - 1) / 2);
     float y = stride * ((float)at->row + k * sigmoid(value(model, at, anchor, Y)) - (k - 1) / 2);
     float w = value(model, at, anchor, W), h = value(model, at, anchor, H);
     w = model->anchors[anchor][0] * expf(w < 8 ? w : 8) / 2;
     h = model->anchors[anchor][1] * expf(h < 8 ? h : 8) / 2;
-    dn_box box = {x - w, y - h, x + w, y + h, c.score, c.index};
+    dn_box box = {x - w, y - h, x + w, y + h, score, (uint32_t)place};
     return box;
 }
 
@@ -71,26 +65,6 @@ static float intersection_over_union(const dn_box *a, const dn_box *b) {
                         a->y2 < b->y2 ? a->y2 : b->y2);
     float both = area(a->x1, a->y1, a->x2, a->y2) + area(b->x1, b->y1, b->x2, b->y2) - shared;
     return both > 0 ? shared / both : 0;
-}
-
-static int is_before(candidate a, candidate b) { return a.score > b.score || (!(a.score < b.score) && a.index < b.index); }
-
-/* Let heap[i] sink until no child is before its parent. */
-static void sink(candidate *heap, size_t length, size_t i) {
-    candidate moved = heap[i];
-    for (size_t child; (child = 2 * i + 1) < length; i = child) {
-        if (child + 1 < length && is_before(heap[child + 1], heap[child])) child++;
-        if (!is_before(heap[child], moved)) break;
-        heap[i] = heap[child];
-    }
-    heap[i] = moved;
-}
-
-/* Whether `box` overlaps none of the kept ones. */
-static int is_free(const dn_box *kept, size_t count, const dn_box *box, float iou) {
-    size_t i = 0;
-    while (i < count && !(intersection_over_union(&kept[i], box) > iou)) i++;
-    return i == count;
 }
 
 static float clip(float v, float most) { return v < 0 ? 0 : v > most ? most : v; }
@@ -106,37 +80,7 @@ static void move_to_photo(dn_box *boxes, size_t count, size_t photo_width, size_
     }
 }
 
-dn_status dn_head_boxes(const dn_model *model, const int32_t *grid, size_t grid_rows, size_t grid_columns, const dn_photo *photo,
-                        const dn_view *view, const dn_options *options, uint8_t *scratch, dn_box *boxes, size_t capacity, size_t *count) {
-    candidate *heap = (candidate *)(void *)scratch;
-    size_t length = 0, anchors = (size_t)model->anchor_count, cells = grid_rows * grid_columns;
-    for (size_t i = 0; i < cells * anchors; i++) {
-        cell at = {grid + i / anchors, cells, 0, 0};
-        candidate c = {score_of(model, &at, i % anchors), (uint32_t)i};
-        if (c.score >= options->score) heap[length++] = c;
-    }
-    for (size_t i = length / 2; i-- > 0;) sink(heap, length, i);
-
-    dn_status status = DN_OK;
-    size_t kept = 0;
-    while (length && status == DN_OK) {
-        size_t i = heap[0].index / anchors;
-        cell at = {grid + i, cells, i / grid_columns, i % grid_columns};
-        dn_box box = decode(model, &at, heap[0].index % anchors, heap[0]);
-        heap[0] = heap[--length];
-        if (length) sink(heap, length, 0);
-        if (!is_free(boxes, kept, &box, options->iou)) continue;
-        if (kept < capacity)
-            boxes[kept++] = box;
-        else
-            status = DN_BOXES_FULL;
-    }
-    move_to_photo(boxes, kept, photo->width, photo->height, view);
-    *count = kept;
-    return status;
-}
-
-/* The same order as is_before, from the back. */
+/* Whether `a` is less sure than `b`, or as sure and farther down the grid. */
 static int is_after(const dn_box *a, const dn_box *b) { return a->score < b->score || (!(a->score > b->score) && a->place > b->place); }
 
 /* Let heap[i] sink until no child is after its parent. */
@@ -165,18 +109,37 @@ static void add_box(dn_list *list, const dn_box *box) {
     heap[i] = *box;
 }
 
-void dn_head_add(const dn_model *model, const int32_t *sums, size_t row, size_t column, size_t grid_columns, float score, dn_list *list) {
-    const cell at = {sums, 1, row, column};
+void dn_head_add(const dn_model *model, const int32_t *sums, size_t step, size_t row, size_t column, size_t grid_columns, dn_list *list) {
+    const cell at = {sums, step, row, column};
     size_t anchors = (size_t)model->anchor_count, first = (row * grid_columns + column) * anchors;
     for (size_t anchor = 0; anchor < anchors; anchor++) {
-        candidate c = {score_of(model, &at, anchor), (uint32_t)(first + anchor)};
-        if (!(c.score >= score)) continue;
-        dn_box box = decode(model, &at, anchor, c);
+        float score = score_of(model, &at, anchor);
+        if (!(score >= VOTER * list->score)) continue;
+        dn_box box = decode(model, &at, anchor, score, first + anchor);
         add_box(list, &box);
     }
 }
 
-dn_status dn_head_finish(size_t width, size_t height, const dn_view *view, float iou, dn_list *list) {
+/* Move the first box, the surest, to the mean of all that overlap it and may vote, weighted by their scores; close the gaps that
+ * the others of its face leave. Returns how many boxes there are now. */
+static size_t merge_first(dn_box *boxes, size_t count, float iou) {
+    const dn_box best = boxes[0];
+    float x1 = 0, y1 = 0, x2 = 0, y2 = 0, votes = 0;
+    size_t left = 1;
+    for (size_t i = 0; i < count; i++) {
+        const dn_box box = boxes[i];
+        if (i && !(intersection_over_union(&best, &box) > iou)) {
+            boxes[left++] = box;
+        } else if (box.score >= VOTER * best.score) {
+            float vote = box.score / best.score;
+            x1 += vote * box.x1, y1 += vote * box.y1, x2 += vote * box.x2, y2 += vote * box.y2, votes += vote;
+        }
+    }
+    boxes[0].x1 = x1 / votes, boxes[0].y1 = y1 / votes, boxes[0].x2 = x2 / votes, boxes[0].y2 = y2 / votes;
+    return left;
+}
+
+dn_status dn_head_finish(size_t width, size_t height, const dn_view *view, dn_list *list) {
     dn_box *boxes = list->boxes;
     for (size_t i = list->length; i-- > 1;) { /* the worst goes to the end */
         dn_box worst = boxes[0];
@@ -184,10 +147,20 @@ dn_status dn_head_finish(size_t width, size_t height, const dn_view *view, float
         boxes[i] = worst;
         sink_box(boxes, i, 0);
     }
-    size_t kept = 0;
-    for (size_t i = 0; i < list->length; i++)
-        if (is_free(boxes, kept, &boxes[i], iou)) boxes[kept++] = boxes[i];
+    size_t kept = 0, end = list->length;
+    for (; kept < end && boxes[kept].score >= list->score; kept++) end = kept + merge_first(boxes + kept, end - kept, list->iou);
     list->length = kept;
     move_to_photo(boxes, kept, width, height, view);
     return list->full ? DN_BOXES_FULL : DN_OK;
+}
+
+dn_status dn_head_boxes(const dn_model *model, const int32_t *grid, size_t grid_rows, size_t grid_columns, const dn_photo *photo,
+                        const dn_view *view, const dn_options *options, dn_box *candidates, dn_box *boxes, size_t capacity, size_t *count) {
+    size_t cells = grid_rows * grid_columns;
+    dn_list list = {candidates, cells * (size_t)model->anchor_count, 0, 0, options->score, options->iou};
+    for (size_t i = 0; i < cells; i++) dn_head_add(model, grid + i, cells, i / grid_columns, i % grid_columns, grid_columns, &list);
+    dn_head_finish(photo->width, photo->height, view, &list);
+    *count = dn_min(list.length, capacity);
+    if (*count) memcpy(boxes, candidates, *count * sizeof *boxes);
+    return list.length > capacity ? DN_BOXES_FULL : DN_OK;
 }

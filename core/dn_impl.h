@@ -138,21 +138,22 @@ enum { DN_ONE = 16384 };
 size_t dn_resize_taps(size_t n, size_t out);
 size_t dn_resize_fill_taps(size_t n, size_t out, size_t o, size_t taps, uint16_t *q);
 
-/* Scratch bytes and work of the head: grid -> boxes of the photo. */
-uint64_t dn_head_scratch_bytes(const dn_model *model, size_t grid_rows, size_t grid_columns);
-dn_status dn_head_boxes(const dn_model *model, const int32_t *grid, size_t grid_rows, size_t grid_columns, const dn_photo *photo,
-                        const dn_view *view, const dn_options *options, uint8_t *scratch, dn_box *boxes, size_t capacity, size_t *count);
-
-/* Candidates in the caller's array: a heap, the worst on top, from which a better one takes its place when it is full. */
+/* Candidates: a heap, the worst on top, from which a better one takes its place when it is full. */
 typedef struct dn_list {
     dn_box *boxes;
     size_t capacity, length;
-    int full;  /* something did not fit */
+    int full;          /* something did not fit */
+    float score, iou;  /* as in dn_options */
 } dn_list;
 
-/* Work of the head cell by cell: add what one cell holds, cells in any order; then sort, suppress and move to the photo. */
-void dn_head_add(const dn_model *model, const int32_t *sums, size_t row, size_t column, size_t grid_columns, float score, dn_list *list);
-dn_status dn_head_finish(size_t width, size_t height, const dn_view *view, float iou, dn_list *list);
+/* Work of the head cell by cell: add what one cell holds, its sums `step` apart, cells in any order; then sort, merge and move to
+ * the photo. */
+void dn_head_add(const dn_model *model, const int32_t *sums, size_t step, size_t row, size_t column, size_t grid_columns, dn_list *list);
+dn_status dn_head_finish(size_t width, size_t height, const dn_view *view, dn_list *list);
+
+/* The same with a whole grid; `candidates` has room for a box of each cell and anchor. */
+dn_status dn_head_boxes(const dn_model *model, const int32_t *grid, size_t grid_rows, size_t grid_columns, const dn_photo *photo,
+                        const dn_view *view, const dn_options *options, dn_box *candidates, dn_box *boxes, size_t capacity, size_t *count);
 
 /* The last rows of a map: as many as the kernel of the stage that reads it. */
 typedef struct dn_ring {

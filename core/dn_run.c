@@ -72,11 +72,21 @@ static plan make_plan(const dn_model *model, size_t rows, size_t columns, const 
     return p;
 }
 
+/* Blocks for the grid, and for a box of each of its cells and anchors. They share the place of the maps. */
+static uint64_t grid_bytes(const dn_model *model, const dn_view *view) {
+    return widest(0, map_bytes(model, model->stage_count, view->rows, view->columns, 1));
+}
+
+static uint64_t candidate_bytes(const dn_model *model, const dn_view *view) {
+    size_t stride = (size_t)model->stride;
+    return widest(0, (uint64_t)(view->rows / stride) * (view->columns / stride) * (size_t)model->anchor_count * sizeof(dn_box));
+}
+
 static plan plan_detection(const dn_model *model, size_t width, size_t height, const dn_view *view, const dn_workers *workers) {
     plan p = make_plan(model, view->rows, view->columns, workers, 1);
-    size_t stride = (size_t)model->stride;
+    p.maps = widest(p.maps, grid_bytes(model, view) + candidate_bytes(model, view));
     p.scratch_step = widest(p.scratch_step, dn_resize_scratch_bytes(width, height, view->scaled_height, view->scaled_width));
-    p.scratch = widest(p.scratch_step * p.workers, dn_head_scratch_bytes(model, view->rows / stride, view->columns / stride));
+    p.scratch = p.scratch_step * p.workers;
     p.total = p.maps + p.scratch + p.prepared;
     return p;
 }
@@ -205,11 +215,11 @@ dn_status dn_detect(const dn_model *model, const dn_photo *photo, const dn_optio
     size_t filled = PIXEL_BYTES * view.columns * view.scaled_height;
     memset(start + filled, 0, PIXEL_BYTES * view.columns * view.rows - filled);
 
-    uint64_t used = 0;
-    dn_block(NULL, &used, map_bytes(model, model->stage_count, view.rows, view.columns, 1));
-    int32_t *grid = (int32_t *)(void *)(model->stage_count % 2 ? start + (p.maps - used) : start);
+    int at_end = model->stage_count % 2; /* the grid; the candidates are at the other end */
+    int32_t *grid = (int32_t *)(void *)(at_end ? start + (p.maps - grid_bytes(model, &view)) : start);
+    dn_box *candidates = (dn_box *)(void *)(at_end ? start : start + (p.maps - candidate_bytes(model, &view)));
     run_stages(model, &p, start, view.rows, view.columns, &options->workers, NULL, NULL, start, grid);
-    return dn_head_boxes(model, grid, rows, columns, photo, &view, options, scratch, boxes, capacity, count);
+    return dn_head_boxes(model, grid, rows, columns, photo, &view, options, candidates, boxes, capacity, count);
 }
 
 /* Who needs the `step` bytes of one worker: a stage, or none (-1): the resize. */
@@ -239,12 +249,12 @@ dn_status dn_model_parts(const dn_model *model, size_t width, size_t height, con
     dn_view view = view_of(model, width, height, options);
     plan p = plan_detection(model, width, height, &view, &options->workers);
     int stage = widest_stage(model, &view, p.scratch_step), pair = widest_pair(model, &view, p.maps);
-    uint64_t read = widest(0, map_bytes(model, pair, view.rows, view.columns, 1));
-    int is_head = p.scratch > p.scratch_step * p.workers;
+    int is_head = pair < 0;
+    uint64_t read = is_head ? grid_bytes(model, &view) : widest(0, map_bytes(model, pair, view.rows, view.columns, 1));
     const dn_part all[] = {
-        {"map read", pair, read},
-        {"map written", pair, p.maps - read},
-        {is_head ? "scratch: head" : stage < 0 ? "scratch: resize" : "scratch: kernels", is_head ? -1 : stage, p.scratch},
+        {is_head ? "grid" : "map read", pair, read},
+        {is_head ? "boxes" : "map written", pair, p.maps - read},
+        {stage < 0 ? "scratch: resize" : "scratch: kernels", stage, p.scratch},
         {"prepared weights", -1, p.prepared},
     };
     *count = 0;

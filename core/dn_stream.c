@@ -39,7 +39,6 @@ struct dn_stream {
     dn_view view;
     size_t width, height; /* of the photo */
     size_t fed;           /* rows of the photo */
-    float score, iou;
     int resized, ended;
     squeeze resize;
     step *steps;      /* [stage_count] */
@@ -143,13 +142,11 @@ dn_status dn_stream_begin(const dn_model *model, size_t width, size_t height, co
     dn_view view;
     plan(model, width, height, options, &view, &blocks);
     dn_stream *s = (dn_stream *)(void *)blocks.base;
-    dn_list list = {boxes, capacity, 0, 0};
+    dn_list list = {boxes, capacity, 0, 0, options->score, options->iou};
     s->model = model;
     s->view = view;
     s->width = width;
     s->height = height;
-    s->score = options->score;
-    s->iou = options->iou;
     s->list = list;
     memset(s->steps[0].in.slots, 0, model->stages[0].kernel * s->steps[0].in.row_bytes); /* the padding on the right */
     if (s->resized) {
@@ -187,7 +184,7 @@ static void run_row(dn_stream *s, int i) {
         for (size_t x = 0; x < at->in.columns; x++) {
             dn_row_sums(stage, &at->in, i == 0, at->done, x, s->scratch, s->cell);
             show(s, i, s->cell, 1, at->done, x);
-            dn_head_add(s->model, s->cell, at->done, x, at->in.columns, s->score, &s->list);
+            dn_head_add(s->model, s->cell, 1, at->done, x, at->in.columns, &s->list);
         }
         at->done++;
         return;
@@ -277,7 +274,7 @@ dn_status dn_stream_end(dn_stream *s, size_t *count) {
         push_row(s);
     }
     s->ended = 1;
-    dn_status status = dn_head_finish(s->width, s->height, &s->view, s->iou, &s->list);
+    dn_status status = dn_head_finish(s->width, s->height, &s->view, &s->list);
     *count = s->list.length;
     return status;
 }

@@ -12,24 +12,27 @@
  *         static dn_model model;
  *         size_t bytes, count;
  *         dn_status status = dn_model_memory_bytes(file, length, &model, &bytes);
- *         void *memory = status == DN_OK ? malloc(bytes) : NULL;
- *         if (memory) status = dn_model_open(file, length, memory, bytes, &model);
- *         if (!memory || status != DN_OK) return puts(dn_status_text(status)), 1;
+ *         void *memory = NULL, *arena = NULL;
+ *         if (status == DN_OK && !(memory = malloc(bytes))) status = DN_MEMORY_TOO_SMALL;
+ *         if (status == DN_OK) status = dn_model_open(file, length, memory, bytes, &model);
  *
  *         dn_photo photo = {rgb, width, height, 3 * width};
  *         dn_options options = dn_model_options(&model);
  *         dn_box faces[100];
- *         if (dn_model_arena_bytes(&model, width, height, &options, &bytes) != DN_OK) return 1;
- *         void *arena = malloc(bytes);
- *         status = arena ? dn_detect(&model, &photo, &options, arena, bytes, faces, 100, &count) : DN_ARENA_TOO_SMALL;
- *         for (size_t i = 0; status == DN_OK && i < count; i++)
- *             printf("%.0f %.0f %.0f %.0f  %.2f\n", faces[i].x1, faces[i].y1, faces[i].x2, faces[i].y2, faces[i].score);
+ *         if (status == DN_OK) status = dn_model_arena_bytes(&model, width, height, &options, &bytes);
+ *         if (status == DN_OK && !(arena = malloc(bytes))) status = DN_ARENA_TOO_SMALL;
+ *         if (status == DN_OK) status = dn_detect(&model, &photo, &options, arena, bytes, faces, 100, &count);
+ *         if (status == DN_OK || status == DN_BOXES_FULL) // full: the 100 best are there
+ *             for (size_t i = 0; i < count; i++)
+ *                 printf("%.0f %.0f %.0f %.0f  %.2f\n", faces[i].x1, faces[i].y1, faces[i].x2, faces[i].y2, faces[i].score);
+ *         else
+ *             puts(dn_status_text(status));
  *         free(arena), free(memory);
- *         return status != DN_OK;
+ *         return status != DN_OK && status != DN_BOXES_FULL;
  *     }
  *
  * Memory. The caller owns all of it. `dn_model` has a fixed size. It points into the bytes it was opened from, which may lie in
- * read-only memory, and into the model's memory, which holds what is decoded while the model is opened (about 7 KB for
+ * read-only memory, and into the model's memory, which holds what is decoded while the model is opened (7 and 22 KB for
  * the models that ship; its size is asked for first). Both must stay where they are, unchanged, as long as the model is used, and
  * a model that is moved keeps pointing there. Everything else happens in an arena, plain memory of any
  * alignment whose size is asked for first; nothing in it outlives a call. The stack holds about 1 KB.
@@ -192,7 +195,7 @@ typedef struct dn_workers {
 typedef struct dn_options {
     int size;     /* long side of the scaled photo in pixels */
     float score;  /* boxes below it are dropped, 0 .. 1 */
-    float iou;    /* of two boxes that overlap by more than this, the better stays, 0 .. 1 */
+    float iou;    /* boxes that overlap a better one by more than this are of its face, and it moves to their mean, 0 .. 1 */
     dn_workers workers;
 } dn_options;
 
@@ -242,7 +245,7 @@ dn_status dn_model_prepare(dn_model *model, void *memory, size_t bytes);
 /* Bytes that `dn_detect` needs for a photo of this size with these options. */
 dn_status dn_model_arena_bytes(const dn_model *model, size_t width, size_t height, const dn_options *options, size_t *bytes);
 
-/* Find the boxes in a photo, the best first. At most `capacity` are written; if there are more, the best `capacity`
+/* Find the boxes in a photo, one for each face, the best first. At most `capacity` are written; if there are more, the best `capacity`
  * of them are, and the status is DN_BOXES_FULL. */
 dn_status dn_detect(const dn_model *model, const dn_photo *photo, const dn_options *options, void *arena, size_t arena_bytes,
                     dn_box *boxes, size_t capacity, size_t *count);
@@ -256,7 +259,7 @@ typedef struct dn_part {
 
 enum { DN_MAX_PARTS = 2 * DN_MAX_STAGES + 16 };
 
-/* What `dn_detect` needs its arena for: the largest pair of maps, the largest scratch memory, and weights that are not prepared
+/* What `dn_detect` needs its arena for: the largest pair of maps (or the grid and the boxes in it, if they are larger), the largest scratch memory, and weights that are not prepared
  * yet. At most `capacity` parts are written, DN_MAX_PARTS is enough; with 63 bytes for the alignment they are the whole arena. */
 dn_status dn_model_parts(const dn_model *model, size_t width, size_t height, const dn_options *options, dn_part *parts, size_t capacity,
                          size_t *count);
@@ -273,8 +276,8 @@ dn_status dn_model_parts(const dn_model *model, size_t width, size_t height, con
  *     dn_status status = dn_stream_end(stream, &count);
  *
  * A stream lives in its arena: nothing has to be freed, and it may be left before its end. `faces` is where boxes are collected
- * before suppression, so it needs place for more than will be left: with DN_BOXES_FULL the boxes are the first of those that
- * `dn_detect` finds. The fastest feed is a photo whose long side is options.size: then nothing is resized. */
+ * before those of a face become one, so it needs place for more than will be left, ten or so for each face: with DN_BOXES_FULL the
+ * boxes are the first of those that `dn_detect` finds, but the least sure ones had no say in where they lie. The fastest feed is a photo whose long side is options.size: then nothing is resized. */
 typedef struct dn_stream dn_stream;
 
 /* Bytes of the arena for photos of this size with these options. */

@@ -11,7 +11,7 @@
 
 enum { MAX_WIDTH = 640, MAX_FACES = 200 };
 
-static uint8_t file[64 * 1024], memory[8 * 1024];
+static uint8_t file[64 * 1024], memory[24 * 1024];
 static uint8_t arena[48 * 1024];
 static uint8_t row[3 * MAX_WIDTH];
 static dn_model model;

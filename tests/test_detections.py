@@ -1,4 +1,4 @@
-"""Detections: order, indexing, files, crops, drawings; IoU and suppression by hand."""
+"""Detections: order, indexing, files, crops, drawings; IoU, suppression and voting by hand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dupnet.detections import Detections, iou, nms
+from dupnet.detections import Detections, iou, merge, nms, vote_boxes
 from dupnet.errors import DataError, ImageError
 
 PHOTO = np.full((100, 160, 3), 128, np.uint8)
@@ -140,6 +140,43 @@ def test_nms_keeps_what_overlaps_nothing_better(count: int, threshold: float, se
         if all(overlap[j, i] <= threshold for j in kept):
             kept.append(i)
     assert nms(boxes, scores, threshold=threshold).tolist() == kept
+
+
+def test_votes_by_hand() -> None:
+    boxes = np.array([[10, 0, 20, 10], [0, 0, 10, 10], [0, 2, 10, 12], [50, 50, 50, 50]], np.float32)
+    merged, scores = vote_boxes(boxes, np.array([0.2, 0.9, 0.1, 0.05], np.float32), threshold=0.5)
+    np.testing.assert_allclose(merged, [[0, 0.2, 10, 10.2], [10, 0, 20, 10], [50, 50, 50, 50]], rtol=1e-6)
+    np.testing.assert_allclose(scores, [0.9, 0.2, 0.05])
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)), max_size=12))
+def test_votes_stay_inside_what_was_found(rows: list[tuple[int, int, int, int, int]]) -> None:
+    table = np.array(rows, np.float32).reshape(-1, 5)
+    boxes, scores = np.concatenate([table[:, :2], table[:, :2] + table[:, 2:4]], 1), table[:, 4] / 10
+    merged, best = vote_boxes(boxes, scores, threshold=0.4)
+    assert (np.diff(best) <= 0).all() and (not len(best) or best[0] == scores.max())
+    for box in merged:
+        assert (box >= boxes.min(0) - 1e-4).all() and (box <= boxes.max(0) + 1e-4).all()
+        assert iou(box, boxes).max() > 0.3
+
+
+def test_only_those_half_as_sure_vote() -> None:
+    boxes = np.array([[0, 0, 8, 8], [2, 0, 10, 8], [0, 2, 8, 10], [30, 0, 38, 8]], np.float32)
+    scores = np.array([0.8, 0.4, 0.3, 0.41], np.float32)
+    merged, best = merge(boxes, scores, score=0.5, iou=0.45)
+    np.testing.assert_allclose(merged, [[2 / 3, 0, 8 + 2 / 3, 8]], rtol=1e-6)  # two votes of the first, one of the second
+    assert best.tolist() == scores[:1].tolist()
+
+
+@given(st.integers(0, 30), st.sampled_from([0.0, 0.3, 0.45, 1.0]), st.sampled_from([0.0, 0.1, 0.4, 0.81]), st.integers(0, 2**32 - 1))
+def test_a_face_lies_where_it_lies_whatever_the_lowest_score(count: int, threshold: float, score: float, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    corner = rng.integers(0, 20, (count, 2))
+    boxes = np.concatenate([corner, corner + rng.integers(1, 20, (count, 2))], 1).astype(np.float32)
+    scores = (rng.integers(1, 9, count) / 9).astype(np.float32)
+    (everything, sure), (found, best) = (merge(boxes, scores, score=least, iou=threshold) for least in (0.0, score))
+    np.testing.assert_allclose(found, everything[sure >= np.float32(score)], rtol=1e-6)
+    assert best.tolist() == sorted(scores[nms(boxes, scores, threshold=threshold)][: len(best)].tolist(), reverse=True)
 
 
 def test_the_oldest_pillow_that_is_promised_has_what_is_used() -> None:

@@ -1,15 +1,13 @@
-"""Several views of a photo: where mirrored boxes land, how votes are counted, and that one plain view changes nothing."""
+"""Several views of a photo: where mirrored boxes land, and that one plain view changes nothing."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from dupnet.detections import Detections, iou
-from dupnet.views import Views, detect, vote_boxes
+from dupnet.detections import Detections
+from dupnet.views import Views, detect
 
 
 def bright_box(pixels: NDArray[np.uint8], size: int) -> Detections:
@@ -57,21 +55,3 @@ def test_sizes_are_checked() -> None:
     for sizes in ((), (320, 320)):
         with pytest.raises(ValueError, match="different long sides"):
             Views(sizes)
-
-
-def test_votes_by_hand() -> None:
-    boxes = np.array([[10, 0, 20, 10], [0, 0, 10, 10], [0, 2, 10, 12], [50, 50, 50, 50]], np.float32)
-    merged, scores = vote_boxes(boxes, np.array([0.2, 0.9, 0.1, 0.05], np.float32), threshold=0.5)
-    np.testing.assert_allclose(merged, [[0, 0.2, 10, 10.2], [10, 0, 20, 10], [50, 50, 50, 50]], rtol=1e-6)
-    np.testing.assert_allclose(scores, [0.9, 0.2, 0.05])
-
-
-@given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)), max_size=12))
-def test_votes_stay_inside_what_was_found(rows: list[tuple[int, int, int, int, int]]) -> None:
-    table = np.array(rows, np.float32).reshape(-1, 5)
-    boxes, scores = np.concatenate([table[:, :2], table[:, :2] + table[:, 2:4]], 1), table[:, 4] / 10
-    merged, best = vote_boxes(boxes, scores, threshold=0.4)
-    assert (np.diff(best) <= 0).all() and (not len(best) or best[0] == scores.max())
-    for box in merged:
-        assert (box >= boxes.min(0) - 1e-4).all() and (box <= boxes.max(0) + 1e-4).all()
-        assert iou(box, boxes).max() > 0.3

@@ -1,6 +1,6 @@
 """What was found in one photo: boxes and scores, and what people do with them.
 
-Here live `Detections`, intersection over union and greedy suppression. Boxes are x1 y1 x2 y2 in pixels, in the photo's
+Here live `Detections`, intersection over union, and how many boxes of a face become one. Boxes are x1 y1 x2 y2 in pixels, in the photo's
 coordinates unless said otherwise. Before this module comes `dupnet.runtime`; `dupnet.evaluation` scores what it holds.
 """
 
@@ -25,7 +25,9 @@ SUFFIXES = (".json", ".csv", ".png", ".jpg", ".jpeg")
 """What `Detections.save` can write."""
 
 DEFAULT_IOU = 0.45
-"""Of two boxes of one detector that overlap by more than this, the better stays."""
+"""Boxes of one detector that overlap a better one by more than this are of its face."""
+VOTER = 0.5
+"""A box votes on where a surer one of its face lies if it is this much as sure."""
 MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192
 """Long sides to which a detector scales a photo."""
 
@@ -217,6 +219,58 @@ def nms(xyxy: ArrayLike, scores: ArrayLike, *, threshold: float, most: int | Non
         kept.append(best)
         rest = rest[iou(boxes[best], boxes[rest])[0] <= threshold]
     return np.array(kept, np.int64)
+
+
+def vote_boxes(xyxy: ArrayLike, scores: ArrayLike, *, threshold: float, voter: float = 0.0) -> tuple[Boxes, NDArray[np.float32]]:
+    """Box voting: the surest box and all that overlap it become one, at the mean of those that may vote, weighted by their scores.
+
+    Args:
+        xyxy: `(n, 4)` x1 y1 x2 y2.
+        scores: `(n,)`; of equal ones the first is taken first.
+        threshold: IoU with the surest box above which another is of the same face.
+        voter: how sure a box must be to vote, as a part of the surest one's score.
+
+    Returns:
+        Boxes `(m, 4)` and the scores of the surest `(m,)`, in descending order.
+
+    Example:
+        >>> vote_boxes([[0, 0, 4, 4], [1, 0, 5, 4]], [0.75, 0.25], threshold=0.3)[0].tolist()
+        [[0.25, 0.0, 4.25, 4.0]]
+        >>> vote_boxes([[0, 0, 4, 4], [1, 0, 5, 4]], [0.75, 0.25], threshold=0.3, voter=VOTER)[0].tolist()
+        [[0.0, 0.0, 4.0, 4.0]]
+
+    Source: Gidaris and Komodakis, 2015, "Object detection via a multi-region and semantic segmentation-aware CNN model", section 5.
+    """
+    boxes, sure = np.asarray(xyxy, np.float32).reshape(-1, 4), np.asarray(scores, np.float32)
+    order = np.argsort(-sure, kind="stable")
+    boxes, sure = boxes[order], sure[order]
+    merged, best = [], []
+    while len(boxes):
+        same = iou(boxes[0], boxes)[0] > threshold
+        same[0] = True  # a box without area does not even overlap itself
+        votes = (same & (sure >= voter * sure[0])) * (sure / sure[0] if sure[0] > 0 else np.ones_like(sure))
+        merged.append(votes @ boxes / votes.sum())
+        best.append(sure[0])
+        boxes, sure = boxes[~same], sure[~same]
+    return np.array(merged, np.float32).reshape(-1, 4), np.array(best, np.float32)
+
+
+def merge(xyxy: Boxes, scores: NDArray[np.float32], *, score: float, iou: float) -> tuple[Boxes, NDArray[np.float32]]:
+    """From all boxes of a grid to one for each face (docs/arithmetic.md, "Grid to boxes"): voting among those that `VOTER` lets vote.
+
+    Args:
+        xyxy: `(n, 4)` x1 y1 x2 y2.
+        scores: `(n,)`.
+        score: lowest score of a face. How a face's box lies does not depend on it.
+        iou: overlap above which two boxes are of the same face.
+
+    Returns:
+        Boxes `(m, 4)` and scores `(m,)`, the surest first.
+    """
+    least = np.float32(score)
+    useful = scores >= np.float32(VOTER) * least
+    boxes, best = vote_boxes(xyxy[useful], scores[useful], threshold=iou, voter=VOTER)
+    return boxes[best >= least], best[best >= least]
 
 
 _LINE, _EDGE = (255, 214, 10), (24, 24, 24)

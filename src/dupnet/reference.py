@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dupnet import image
-from dupnet.detections import Detections, nms
+from dupnet.detections import Detections, merge
 from dupnet.head import decode
 from dupnet.integer import IntegerModel, Stage
 
@@ -96,14 +96,12 @@ def detect(
         source: a path, an array or a PIL image (`dupnet.image.read`).
         size: long side of the scaled photo in pixels; the model's default if None.
         score: lowest score kept; the model's default if None.
-        iou: of two boxes that overlap by more than this, the better stays.
+        iou: boxes that overlap by more than this are of the same face.
     """
     if model.head.classes:
         raise ValueError(f"{model.name} gives class scores, not boxes")
     photo = image.read(source)
     view = image.to_input(photo, model.default_size_px if size is None else size, stride=model.stride)
     boxes, scores = decode(grid_values(model, run(model, view.pixels)[-1]), model.head, model.stride)
-    sure = scores >= np.float32(model.default_score if score is None else score)
-    boxes, scores = boxes[sure], scores[sure]
-    kept = nms(boxes, scores, threshold=iou)
-    return Detections(image.to_photo(boxes[kept], view), scores[kept], photo)
+    boxes, scores = merge(boxes, scores, score=model.default_score if score is None else score, iou=iou)
+    return Detections(image.to_photo(boxes, view), scores, photo)

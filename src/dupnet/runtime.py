@@ -40,7 +40,7 @@ class Detector:
         name: of the model.
         default_size: long side of the scaled photo in pixels, unless `detect` is told another.
         default_score: lowest score kept, unless `detect` is told another.
-        default_iou: of two boxes that overlap by more than this the better stays, unless `detect` is told another.
+        default_iou: boxes that overlap a better one by more than this are of its face, unless `detect` is told another.
         stride: the sides of an input map are multiples of it, in pixels.
         kernels: name of the kernels that run it.
 
@@ -80,7 +80,7 @@ class Detector:
             source: a path, a uint8 array `(h, w, 3)` in the order RGB, or a PIL image (`dupnet.image.read`).
             size: the photo's long side is scaled to so many pixels, 32 to 8192. Larger finds smaller faces and takes longer.
             score: lowest score kept, in [0, 1].
-            iou: of two boxes that overlap by more than this, the better stays, in [0, 1]; 0.45 by default.
+            iou: boxes that overlap a better one by more than this are of its face, in [0, 1]; 0.45 by default.
 
         Returns:
             Boxes in pixels of the photo, the surest first; empty if there are none.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dupnet.detections import Boxes, Detections, iou, nms
+from dupnet.detections import Detections, nms, vote_boxes
 
 Find = Callable[[NDArray[np.uint8], int], Detections]
 """A detector: pixels `(h, w, 3) uint8` RGB and the long side that the network sees, to boxes in the photo's pixels."""
@@ -25,7 +25,7 @@ class Views:
     Attributes:
         sizes: long sides in pixels, one pass (two with `flip`) for each.
         flip: look at the mirrored photo too.
-        vote: merge the boxes of a face by voting (`vote_boxes`) instead of keeping the surest one.
+        vote: merge the boxes of a face in all views by voting (`vote_boxes`) instead of keeping the surest one.
     """
 
     sizes: tuple[int, ...]
@@ -65,6 +65,7 @@ def detect(find: Find, pixels: NDArray[np.uint8], views: Views, *, threshold: fl
         [[0.0, 0.0, 4.0, 4.0], [6.0, 0.0, 10.0, 4.0]]
 
     Source: the default test of S3FD, PyramidBox and EResFD (flip, several scales, box voting).
+    Departs: their published code drops boxes that no other view confirms; they stay here.
     """
     parts = []
     for size in views.sizes:
@@ -81,33 +82,3 @@ def detect(find: Find, pixels: NDArray[np.uint8], views: Views, *, threshold: fl
         return Detections(*vote_boxes(boxes, scores, threshold=threshold), pixels)
     kept = nms(boxes, scores, threshold=threshold)
     return Detections(boxes[kept], scores[kept], pixels)
-
-
-def vote_boxes(xyxy: Boxes, scores: NDArray[np.float32], *, threshold: float) -> tuple[Boxes, NDArray[np.float32]]:
-    """Box voting: the surest box and all that overlap it become their mean, weighted by the scores; it keeps the best score.
-
-    Args:
-        xyxy: `(n, 4) float32` x1 y1 x2 y2.
-        scores: `(n,) float32`.
-        threshold: boxes whose IoU with the surest one exceeds this vote with it.
-
-    Returns:
-        Boxes `(m, 4)` and scores `(m,)`, the surest first.
-
-    Example:
-        >>> vote_boxes(np.float32([[0, 0, 4, 4], [1, 0, 5, 4]]), np.float32([0.75, 0.25]), threshold=0.3)[0].tolist()
-        [[0.25, 0.0, 4.25, 4.0]]
-
-    Departs: the published code drops boxes that no other view confirms when several views are merged; they stay here.
-    """
-    order = np.argsort(-scores, kind="stable")
-    boxes, scores = xyxy[order].astype(np.float32), scores[order].astype(np.float32)
-    merged, best = [], []
-    while len(boxes):
-        same = iou(boxes[0], boxes)[0] > threshold
-        same[0] = True  # a box without area does not even overlap itself
-        weights = np.maximum(scores[same], 1e-9)
-        merged.append(weights @ boxes[same] / weights.sum())
-        best.append(scores[0])
-        boxes, scores = boxes[~same], scores[~same]
-    return np.array(merged, np.float32).reshape(-1, 4), np.array(best, np.float32)

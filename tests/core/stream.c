@@ -67,11 +67,12 @@ static void check_photo(const dn_model *model, size_t width, size_t height, int 
         CHECK(feed(stream, &photo, block) == DN_OK && dn_stream_end(stream, &count) == DN_OK);
         CHECK(count == expected && same(streamed, boxes, count));
     }
-    /* A list that is too short gives the first of the boxes. */
+    /* A list that is too short gives the first of the boxes, placed with fewer votes. */
     for (size_t capacity = 0; capacity < expected; capacity += 1 + expected / 4) {
         CHECK(dn_stream_begin(model, width, height, &options, arena + 1, bytes, streamed, capacity, &stream) == DN_OK);
         CHECK(feed(stream, &photo, height) == DN_OK && dn_stream_end(stream, &count) == DN_BOXES_FULL);
-        CHECK(count <= capacity && (count || !capacity) && same(streamed, boxes, count));
+        CHECK(count <= capacity && (count || !capacity));
+        for (size_t i = 0; i < count; i++) CHECK(streamed[i].place == boxes[i].place && streamed[i].score == boxes[i].score);
     }
     free(arena);
     free(boxes);
@@ -122,7 +123,7 @@ static void check_calls(const dn_model *model) {
     CHECK(dn_feed_rows(stream, NULL, 0, 3 * WIDTH) == DN_OK && pieces == 0);
     CHECK(feed(stream, &photo, 4) == DN_OK && pieces > 0);
     CHECK(dn_feed_rows(stream, pixels, 1, 3 * WIDTH) == DN_TOO_MANY_ROWS);
-    CHECK(dn_stream_end(stream, &count) == DN_OK && count == 0);
+    CHECK(dn_stream_end(stream, &count) == DN_BOXES_FULL && count == 0); /* no room for what could have voted */
     CHECK(dn_stream_end(stream, &count) == DN_STREAM_ENDED);
     CHECK(dn_feed_rows(stream, pixels, 0, 3 * WIDTH) == DN_STREAM_ENDED);
     free(arena);

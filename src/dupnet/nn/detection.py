@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import os
 
-import numpy as np
 import torch
 
 from dupnet import image
-from dupnet.detections import DEFAULT_IOU, Detections, check_arguments, nms
+from dupnet.detections import DEFAULT_IOU, Detections, check_arguments, merge
 from dupnet.errors import CheckpointError
 from dupnet.head import decode
 from dupnet.nn import checkpoint
@@ -72,9 +71,10 @@ def detect(
         source: a path, an array or a PIL image (`dupnet.image.read`).
         size: long side of the scaled photo in pixels; the model's default if None.
         score: lowest score kept; the model's default if None.
-        iou: of two boxes that overlap by more than this, the better stays.
+        iou: boxes that overlap by more than this are of the same face.
 
     Example:
+        >>> import numpy as np
         >>> from dupnet import zoo
         >>> photo = np.zeros((90, 120, 3), np.uint8)
         >>> len(detect(Network(zoo.get("tinier-yolo")).eval(), photo, size=128))
@@ -87,7 +87,5 @@ def detect(
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # a GPU rounds no float of a float layer
         grid = network(pixels)[0].numpy(force=True)
     boxes, scores = decode(grid, spec.head, spec.stride)
-    sure = scores >= np.float32(spec.default_score if score is None else score)
-    boxes, scores = boxes[sure], scores[sure]
-    kept = nms(boxes, scores, threshold=iou)
-    return Detections(image.to_photo(boxes[kept], view), scores[kept], photo)
+    boxes, scores = merge(boxes, scores, score=spec.default_score if score is None else score, iou=iou)
+    return Detections(image.to_photo(boxes, view), scores, photo)
