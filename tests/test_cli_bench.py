@@ -73,3 +73,10 @@ def test_peers_that_cannot_run(tmp_path: Path, text: str | None, message: str) -
 def test_unknown_kernels() -> None:
     result = CliRunner().invoke(main, ["bench", "--isa", "abacus"])
     assert result.exit_code == 2 and "no kernels 'abacus' run here, but portable" in result.output
+    result = CliRunner().invoke(main, ["bench", "--isa", "-portable", "--size", "64x64"])
+    assert result.exit_code == 1 and result.output.startswith("dupnet: error: kernels -portable: ") and result.output.count("\n") == 1
+
+
+def test_sizes_that_no_detector_takes() -> None:
+    result = CliRunner().invoke(main, ["bench", "--size", "31x20"])
+    assert result.exit_code == 2 and "the long side must be 32 to 8192 pixels, not 31" in result.output

@@ -160,6 +160,7 @@ def test_draw_many_photos_into_a_folder(photos: Path, model: Path) -> None:
         (["more", "more/b.jpg", "--draw", "out"], "two photos would be drawn into out/b.jpg"),
         (["a.png", "more", "--draw", "a.png"], "this is a folder, not a file"),
         (["a.png", "--size", "31"], "--size"),
+        (["a.png", "--size", "320", "--sizes", "320,640"], "give --size or --sizes"),
         (["a.png", "--score", "1.5"], "--score"),
         (["a.png", "--score", "nan"], "--score"),
         (["a.png", "--iou", "nan"], "--iou"),
@@ -206,7 +207,7 @@ def test_the_default_iou_is_the_detectors(photos: Path, model: Path, monkeypatch
 
 @pytest.mark.parametrize("verb", ["detect", "evaluate"])
 def test_help_tells_the_detectors_own_iou(verb: str) -> None:
-    assert f"[default: {DEFAULT_IOU}]" in " ".join(dupnet(verb, "--help").stdout.split())
+    assert f"[default: {DEFAULT_IOU}; EResFD: 0.3]" in " ".join(dupnet(verb, "--help").stdout.split())
 
 
 def test_evaluate(tiny_wider: Path, tmp_path: Path, model: Path) -> None:
@@ -266,3 +267,14 @@ def test_kernels_that_do_not_exist_are_told_in_one_line(monkeypatch: pytest.Monk
     monkeypatch.setenv("DUPNET_KERNELS", "abacus")
     result = CliRunner().invoke(cli.main, ["detect", "examples/astronaut.jpg"])
     assert result.exit_code == 1 and "DUPNET_KERNELS=abacus: no kernels abacus run here; this build has portable" in result.output
+    for words in (["bench", "--size", "64x64"], ["inspect", "dupnet-tinier-yolo", "--memory"]):
+        result = CliRunner().invoke(cli.main, words)
+        assert result.exit_code == 1 and result.output.count("\n") == 1 and "DUPNET_KERNELS=abacus" in result.output
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_one_line(photos: Path) -> None:
+    command = [sys.executable, "-m", "dupnet", "detect", "a.png", "--score", "0.01", "--json"]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode != 0 and "dupnet: error: the output: No space left on device" in done.stderr and "Traceback" not in done.stderr

@@ -49,6 +49,11 @@ def test_the_cost_of_changes() -> None:
     assert round(found["weight_bytes"] / 1024, 1) == 35.9
 
 
+def test_an_unknown_table_prints_nothing_else() -> None:
+    result = CliRunner().invoke(main, ["zoo", "--table", "table99"])
+    assert result.exit_code == 1 and result.output.count("\n") == 1
+
+
 def test_an_unknown_name_is_one_line() -> None:
     result = CliRunner().invoke(main, ["cost", "table4/nothing"])
     assert result.exit_code == 1 and "dupnet zoo lists them" in result.output and result.output.count("\n") == 1
@@ -88,7 +93,9 @@ def test_a_checkpoint_and_eresfd_are_timed_beside_peers(teacher: Path, tmp_path:
         (peer,) = found["peers"]
         assert peer["name"] == "instant" and peer["ratio"] == pytest.approx(found["median_ms"] / peer["median_ms"])
     text = run(*words)
-    assert text.startswith("eresfd, 64x48, torch, 1 thread\n\none detection: median ") and "instant: median" in text
+    assert (
+        text.startswith(f"eresfd, 64x48, torch, 1 thread of {found['processor']}\n\none detection: median ") and "instant: median" in text
+    )
 
 
 @pytest.mark.parametrize(

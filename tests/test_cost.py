@@ -77,6 +77,9 @@ def test_both_duplications_at_once_cost_the_cheaper_way() -> None:
     spec = with_layers(zoo.get("tinier-yolo-half"), "both", {7: {"weight_copies": 4, "map_copies": 2}})
     layer = cost.count(spec).layers[6]
     assert layer.effective_macs * 4 == layer.macs
+    spec = with_layers(zoo.get("tinier-yolo-half"), "both", {7: {"weight_copies": 4, "map_copies": 3}})
+    layer = cost.count(spec).layers[6]
+    assert layer.effective_macs * 12 == layer.macs
 
 
 def test_float_models_have_no_packed_file() -> None:

@@ -179,6 +179,25 @@ def test_a_face_lies_where_it_lies_whatever_the_lowest_score(count: int, thresho
     assert best.tolist() == sorted(scores[nms(boxes, scores, threshold=threshold)][: len(best)].tolist(), reverse=True)
 
 
+@pytest.mark.parametrize(
+    ("picture", "message"),
+    [
+        (PHOTO[:, :, 0], r"expected a picture \(h, w, 3\) uint8 RGB, found \(100, 160\) uint8"),
+        (PHOTO / 255, "found .* float64"),
+        ("photo.jpg", "expected a picture"),
+        (PHOTO[:50], r"\(50, 160, 3\) is not of the size of the photo, \(100, 160, 3\)"),
+    ],
+)
+def test_what_cannot_be_drawn_on(picture: object, message: str) -> None:
+    with pytest.raises(ImageError, match=message):
+        FACES.plot(picture)  # type: ignore[arg-type]
+
+
+def test_a_margin_is_a_number() -> None:
+    with pytest.raises(ValueError, match="finite"):
+        FACES.crops(float("nan"))
+
+
 def test_the_oldest_pillow_that_is_promised_has_what_is_used() -> None:
     """Fonts of any size and `has_transparency_data` came with Pillow 10.1."""
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,20 @@ def test_a_measured_sensitivity_decides_what_is_protected_and_where_copies_go() 
     assert [number for number, layer in enumerate(layers, 1) if layer.map_copies > 1] == [4, 5]
     assert layers[3].weight_copies == layers[4].weight_copies == 1 and layers[8].weight_copies > 1
     assert kilobytes(found.spec) <= 60
+
+
+def test_a_base_of_two_layers_has_no_third_to_duplicate() -> None:
+    base = replace(HALF, layers=(HALF.layers[0], HALF.layers[-1]))
+    found = search(base, Budget(5))
+    assert kilobytes(found.spec) <= 5 and len(found.spec.layers) == 2
+
+
+def test_a_file_of_other_bytes_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "photo.png"
+    path.write_bytes(bytes(range(256)) * 1000)
+    with pytest.raises(DataError, match="not a result of dupnet sensitivity: UnicodeDecodeError") as refused:
+        read_sensitivity(path, HALF)
+    assert len(str(refused.value)) < 300 + len(str(path))
 
 
 def test_a_sensitivity_file_that_does_not_fit_is_refused(tmp_path: Path) -> None:

@@ -21,15 +21,16 @@ from dupnet.runtime import Classifier, Detector
 from dupnet.spec import ModelSpec
 
 if TYPE_CHECKING:
-    from dupnet.conversion import convert
-    from dupnet.training.loop import train
+    from dupnet.conversion import convert as convert
+    from dupnet.training.loop import train as train
 
 __version__ = "0.1.0"
 __all__ = [
-    "Classifier", "Detections", "Detector", "DupnetError", "IntegerModel", "ModelSpec", "convert", "cost", "load", "save", "train", "zoo",
+    "Classifier", "Detections", "Detector", "DupnetError", "IntegerModel", "ModelSpec", "cost", "load", "save", "zoo",
 ]  # fmt: skip
 
 _NEEDS_TORCH = {"convert": "dupnet.conversion", "train": "dupnet.training.loop"}
+"""Public names, too, but `from dupnet import *` leaves them out: it must work without torch."""
 
 
 def __getattr__(name: str) -> Any:

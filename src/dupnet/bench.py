@@ -18,9 +18,10 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from dupnet import _core, cost, image, integer, packed, zoo
+from dupnet import cost, image, integer, packed, zoo
 from dupnet.detections import DEFAULT_IOU, Detections
 from dupnet.errors import DataError, ModelFileError
+from dupnet.runtime import open_core
 
 SCORE = 0.5
 """Lowest score that every detector keeps while it is measured."""
@@ -137,7 +138,7 @@ def measure(
         'portable'
     """
     path = zoo.model_path(model)
-    core = _core.Model(path.read_bytes(), isa)
+    core = open_core(path, isa)
     if core.classes:
         raise ModelFileError(f"{path}: {core.name!r} is a classifier; detection is measured here")
     rgb = _photo(photo, size_hw)
@@ -164,6 +165,7 @@ def measure(
     places = rows * columns
     times = []
     for layer, stage, spec, ms, (way, vectors) in zip(counted, loaded.stages, network.layers, stage_ms, core.ways()):
+        places //= stage.step**2
         macs, effective = (count * stage.filters // spec.filters for count in (layer.macs, layer.effective_macs))
         times.append(
             StageTime(

@@ -5,6 +5,7 @@ Every size and operation count that this project states comes from here.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -89,7 +90,7 @@ def count(spec: ModelSpec, size_hw: tuple[int, int] = (608, 608)) -> Cost:
                 file_bytes=_record_bytes(spec, number) if spec.is_integer else None,
                 macs=macs,
                 paper_mflops=(macs if floats else macs * layer.input_bits * layer.weight_bits / 64) / 1e6,
-                effective_macs=macs // max(layer.weight_copies, layer.map_copies),
+                effective_macs=macs // math.lcm(layer.weight_copies, layer.map_copies),
                 map_bytes=-(-(rows * columns * channels * read + out_rows * out_columns * layer.filters * written) // 8),
             )
         )

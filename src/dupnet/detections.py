@@ -41,8 +41,8 @@ def check_arguments(size: object, score: float, iou: float) -> None:
     if not isinstance(size, (int, np.integer)) or not MIN_SIZE_PX <= size <= MAX_SIZE_PX:
         raise ValueError(f"size must be an integer from {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels, not {size!r}")
     for what, value in (("score", score), ("iou", iou)):
-        if not 0 <= value <= 1:
-            raise ValueError(f"{what} must be from 0 to 1, not {value!r}")
+        if not isinstance(value, (float, int, np.floating, np.integer)) or not 0 <= value <= 1:
+            raise ValueError(f"{what} must be a number from 0 to 1, not {value!r}")
 
 
 class Detection(NamedTuple):
@@ -111,14 +111,19 @@ class Detections:
         the photo is left out.
 
         Args:
-            image: what to draw on, of the size of the photo; the photo itself by default.
+            image: what to draw on, RGB of the size of the photo; the photo itself by default.
 
         Raises:
-            ImageError: there is no photo to draw on.
+            ImageError: there is no photo to draw on, or it is no RGB picture, or of another size than the photo.
         """
-        if isinstance(image, Image.Image):
-            return _draw(image.convert("RGB"), self)
-        return _draw(Image.fromarray(self._photo(image)), self)
+        pixels = (
+            np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else self._photo() if image is None else np.asarray(image)
+        )
+        if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
+            raise ImageError(f"expected a picture (h, w, 3) uint8 RGB, found {pixels.shape} {pixels.dtype}")
+        if self.image is not None and pixels.shape != self.image.shape:
+            raise ImageError(f"a picture of shape {pixels.shape} is not of the size of the photo, {self.image.shape}")
+        return _draw(Image.fromarray(pixels), self)
 
     def crops(self, margin: float = 0.0) -> list[NDArray[np.uint8]]:
         """Cut the boxes out of the photo.
@@ -129,7 +134,9 @@ class Detections:
         Returns:
             One `(h, w, 3) uint8` array a box, in the boxes' order, at least one pixel each.
         """
-        photo = self._photo(None)
+        if not np.isfinite(margin):
+            raise ValueError(f"margin must be a finite number, not {margin!r}")
+        photo = self._photo()
         height, width = photo.shape[:2]
         size = self.xyxy[:, 2:] - self.xyxy[:, :2]
         low = np.floor(self.xyxy[:, :2] - margin * size).clip(0, [width - 1, height - 1]).astype(int)
@@ -170,11 +177,10 @@ class Detections:
         except OSError as error:
             raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
 
-    def _photo(self, image: NDArray[np.uint8] | None) -> NDArray[np.uint8]:
-        photo = self.image if image is None else image
-        if photo is None:
+    def _photo(self) -> NDArray[np.uint8]:
+        if self.image is None:
             raise ImageError("these detections carry no photo; give Detections one as image=")
-        return photo
+        return self.image
 
 
 def iou(a: ArrayLike, b: ArrayLike) -> Boxes:

@@ -59,7 +59,7 @@ class Detector:
         if memory not in MEMORY:
             raise ValueError(f"memory must be one of {', '.join(MEMORY)}, not {memory!r}")
         _check_threads(threads)
-        self._model = _open(DEFAULT_MODEL if model is None else model)
+        self._model = open_core(DEFAULT_MODEL if model is None else model)
         if self._model.classes:
             raise ModelFileError(f"{model}: {self._model.name!r} gives class scores, not boxes: dupnet.Classifier runs it")
         self._threads, self._by_rows = threads, memory == "rows"
@@ -165,7 +165,7 @@ class Classifier:
 
     def __init__(self, model: str | os.PathLike[str], *, threads: int = 1) -> None:
         _check_threads(threads)
-        self._model = _open(model)
+        self._model = open_core(model)
         if not self._model.classes:
             raise ModelFileError(f"{model}: {self._model.name!r} gives boxes, not class scores: dupnet.Detector runs it")
         self._threads = threads
@@ -222,22 +222,33 @@ class Stream:
         return Detections(*self._stream.end())
 
 
-def _open(model: str | os.PathLike[str]) -> _core.Model:
+def open_core(model: str | os.PathLike[str], kernels: str = "") -> _core.Model:
+    """A packed model in the C core.
+
+    Args:
+        model: a name that ships, or the path of a `.dnet` file.
+        kernels: as in DUPNET_KERNELS; what that says, or the fastest, if empty.
+
+    Raises:
+        ModelFileError: the file is missing or damaged; the message names field, value and offset.
+        SpecError: these kernels do not run here.
+    """
     path = zoo.model_path(model)
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
     try:
-        return _core.Model(data)
+        return _core.Model(data, kernels)
     except ModelFileError as error:
         raise ModelFileError(f"{path}: {_broken_rule(data) or error}") from None
     except ValueError as error:
-        raise SpecError(f"DUPNET_KERNELS={os.environ.get('DUPNET_KERNELS', '')}: {error}") from None
+        asked = f"kernels {kernels}" if kernels else f"DUPNET_KERNELS={os.environ.get('DUPNET_KERNELS', '')}"
+        raise SpecError(f"{asked}: {error}") from None
 
 
 def _check_threads(threads: int) -> None:
-    if not isinstance(threads, int) or not 1 <= threads <= MAX_THREADS:
+    if not isinstance(threads, (int, np.integer)) or isinstance(threads, bool) or not 1 <= threads <= MAX_THREADS:
         raise ValueError(f"threads must be 1 to {MAX_THREADS}, not {threads!r}")
 
 

@@ -91,7 +91,7 @@ def read_sensitivity(path: str | Path, base: ModelSpec) -> dict[int, float]:
         table = json.loads(Path(path).read_text(encoding="utf-8"))
         costs = {int(layer): float(value) for layer, value in table["cost_of_layer"].items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise DataError(f"{path}: not a result of dupnet sensitivity: {error!r}") from None
+        raise DataError(f"{path}: not a result of dupnet sensitivity: {type(error).__name__}: {error}") from None
     if sorted(costs) != list(range(1, len(base.layers) + 1)) or not all(map(math.isfinite, costs.values())):
         raise DataError(f"{path}: holds layers {sorted(costs)}; {base.name} has layers 1 to {len(base.layers)}, and each needs a number")
     return costs
@@ -180,8 +180,12 @@ def _steps(spec: ModelSpec, sensitivity: dict[int, float] | None) -> list[Step]:
     """Map copies worth having, the best gain per added byte first."""
     lines, count = cost.count(spec).layers, len(spec.layers)
     if sensitivity is None:
-        table = [({number % (count + 1): copies for number, copies in step.items()}, gain) for step, gain in PAPER_STEPS]
-        known = [Step(copies, gain, f"the paper gained {gain} points") for copies, gain in table if max(copies) <= count]
+        table = [
+            ({number % (count + 1): copies for number, copies in step.items()}, gain)
+            for step, gain in PAPER_STEPS
+            if max(map(abs, step)) <= count
+        ]
+        known = [Step(copies, gain, f"the paper gained {gain} points") for copies, gain in table]
         return sorted(known, key=lambda step: -step.gain / sum(lines[n - 1].weight_bytes * (c - 1) for n, c in step.copies.items()))
     # Assumption: the first copy wins back half of what quantizing the layer cost, each further doubling half of the rest.
     steps = []

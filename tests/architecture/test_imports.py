@@ -36,10 +36,13 @@ def test_public_names() -> None:
     import dupnet
 
     assert sorted(dupnet.__all__) == [
-        "Classifier", "Detections", "Detector", "DupnetError", "IntegerModel", "ModelSpec",
-        "convert", "cost", "load", "save", "train", "zoo",
+        "Classifier", "Detections", "Detector", "DupnetError", "IntegerModel", "ModelSpec", "cost", "load", "save", "zoo",
     ]  # fmt: skip
-    assert all(getattr(dupnet, name) for name in dupnet.__all__)
+    assert all(getattr(dupnet, name) for name in [*dupnet.__all__, "convert", "train"])
+
+
+def test_a_star_import_does_without_torch() -> None:
+    assert "torch" not in modules_after("from dupnet import *")
 
 
 def test_without_torch_the_message_says_what_to_install() -> None:

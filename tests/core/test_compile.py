@@ -133,5 +133,7 @@ def test_camera_example(compiler: str, tmp_path: Path) -> None:
     expected = Detector("dupnet-tinier-yolo").detect(photo, size=300)
     assert len(expected) > 0
     assert found == "".join("{:.1f} {:.1f} {:.1f} {:.1f}  {:.3f}\n".format(*box, score) for box, score in expected)
+    larger = [tmp_path / "camera", zoo.model_path("dupnet-tinier-yolo-l")]
+    assert subprocess.run(larger, input=(tmp_path / "photo.ppm").read_bytes(), capture_output=True, check=True).stdout
     short = subprocess.run(command, input=b"P6 300 300 255\n" + bytes(900), capture_output=True)
     assert short.returncode == 1 and b"ends too early" in short.stderr

@@ -67,9 +67,9 @@ class _Verbs(click.Group):
                 raise
             message = f"this needs {error.name}: pip install 'dupnet[{extra}]'"
         except OSError as error:
-            if error.errno == errno.EPIPE or error.filename is None:
+            if error.errno == errno.EPIPE or error.strerror is None:
                 raise
-            message = f"{error.filename}: {error.strerror}"
+            message = f"{error.filename or 'the output'}: {error.strerror}"
         report(message)
         ctx.exit(1)
 

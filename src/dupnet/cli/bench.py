@@ -57,6 +57,8 @@ def command(
     known = _core.kernels()
     if isa and not isa.startswith("-") and isa not in known:
         raise click.BadParameter(f"no kernels {isa!r} run here, but {', '.join(known)}", param_hint="--isa")
+    if not 32 <= max(size) <= 8192:
+        raise click.BadParameter(f"the long side must be 32 to 8192 pixels, not {max(size)}", param_hint="--size")
     picture = Path(photo) if photo else None
     if runs_in_torch(model):
         if isa or roofline:

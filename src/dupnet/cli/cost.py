@@ -82,10 +82,7 @@ def _against_float(spec: ModelSpec, size: tuple[int, int], as_json: bool) -> Non
 
 
 def _eresfd(size: tuple[int, int], as_json: bool) -> None:
-    try:
-        from dupnet.nn import eresfd
-    except ImportError:
-        raise click.ClickException('counting EResFD needs torch: pip install "dupnet[train]"') from None
+    from dupnet.nn import eresfd
 
     modules = eresfd.costs(eresfd.EResFD(), size)
     parameters, macs = sum(module.parameters for module in modules), sum(module.macs for module in modules)

@@ -66,6 +66,8 @@ def command(
     from dupnet.cli.detectors import looking, open_detector
     from dupnet.views import Views
 
+    if size and sizes:
+        raise click.UsageError("give --size or --sizes, not both")
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # such a photo is refused with an error of its own
     found = [(path, path.relative_to(photo) if path != photo else Path(path.name)) for photo in photos for path in image.find(photo)]
     drawings = _drawings(found, draw, one_file=len(photos) == 1 and not photos[0].is_dir())
@@ -128,10 +130,11 @@ def _drawings(found: list[tuple[Path, Path]], out: Path | None, *, one_file: boo
         raise click.UsageError(f"--draw {out}: for several photos this is a folder, not a file")
     else:
         targets = [out / (name if name.suffix.lower() in PICTURES else Path(f"{name}.png")) for _, name in found]
-    photos = {path.resolve() for path, _ in found}
+    photos, taken = {path.resolve() for path, _ in found}, set()
     for target in targets:
         if target.resolve() in photos:
             raise click.UsageError(f"--draw would overwrite the photo {target}")
-        if targets.count(target) > 1:
+        if target in taken:
             raise click.UsageError(f"--draw: two photos would be drawn into {target}")
+        taken.add(target)
     return list(targets)

@@ -112,6 +112,8 @@ def command(
     from dupnet.cli.benchmarks import open_fddb, open_wider
 
     models += more_models
+    if size and sizes:
+        raise click.UsageError("give --size or --sizes, not both")
     if (wider is None) == (fddb is None):
         raise click.UsageError("give one data set: --wider DIR or --fddb DIR")
     if predictions and len(models) != 1:

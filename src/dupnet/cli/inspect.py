@@ -83,6 +83,7 @@ def command(model: str, as_json: bool, memory: bool, size: tuple[int, int] | Non
 def _memory(model: str, size_hw: tuple[int, int], photo_hw: tuple[int, int] | None, as_json: bool) -> None:
     """Print the arena of each way to run the model, and what its bytes are for."""
     from dupnet import _core, image, packed, zoo
+    from dupnet.runtime import open_core
 
     path = zoo.model_path(model)
     if packed.load(path).head.classes:  # loading says what is wrong with a damaged file
@@ -93,9 +94,9 @@ def _memory(model: str, size_hw: tuple[int, int], photo_hw: tuple[int, int] | No
         raise click.UsageError(f"the long side of --size must be 32 to 8192 pixels, and a photo's at most {image.MAX_SIDE_PX}")
     if photo_hw and image.scaled_size(height, width, long) != size_hw:
         raise click.UsageError(f"a photo of {width}x{height} scaled to a long side of {long} is not {size_hw[1]}x{size_hw[0]}")
-    data = path.read_bytes()
+    data, core = path.read_bytes(), open_core(path)
     modes = [_mode(_core.Model(data, name), f"whole maps, {name} kernels", width, height, long, rows=False) for name in _core.kernels()]
-    modes.append(_mode(_core.Model(data), "row streaming", width, height, long, rows=True))
+    modes.append(_mode(core, "row streaming", width, height, long, rows=True))
     name = Path(path).stem
     if as_json:
         click.echo(json.dumps({"name": name, "size_hw": size_hw, "photo_hw": [height, width], "modes": modes}, indent=2))
@@ -107,7 +108,7 @@ def _memory(model: str, size_hw: tuple[int, int], photo_hw: tuple[int, int] | No
         for part in mode["parts"]:
             stage = f"stage {part['stage']}" if part["stage"] else ""
             click.echo(f"  {part['what']:20} {stage:8} {part['bytes']:>12,}")
-    decoded = len(_core.Model(data).decoded)
+    decoded = len(core.decoded)
     click.echo(
         f"\nNot counted: the photo, the packed file, its description (about 5 KB) and what is decoded of it ({decoded:,} bytes), the boxes."
     )

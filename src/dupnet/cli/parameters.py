@@ -20,7 +20,7 @@ class SizeHW(click.ParamType):  # type: ignore[type-arg]  # click before 8.5 has
         if isinstance(value, tuple):
             return value
         match = re.fullmatch(r"(\d{1,5})x(\d{1,5})", str(value))
-        if not match or "0" in (match[1], match[2]):
+        if not match or 0 in (int(match[1]), int(match[2])):
             self.fail(f"expected width x height such as 640x480, found {value!r}", param, ctx)
         return int(match[2]), int(match[1])
 

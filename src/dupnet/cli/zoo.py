@@ -31,10 +31,10 @@ def command(name: str | None, table: str | None, as_json: bool) -> None:
     if name is not None:
         click.echo(spec.to_toml(zoo.get(name)), nl=False)
         return
+    listed = ([] if table else zoo.names()) + [row.name for row in paper.rows(table)]
     if not as_json:
         click.echo(f"{'name':24}{'KB':>10}{'MFLOPs':>10}  {'paper says':10}  spec")
-    listed = [] if table else zoo.names()
-    for model in [*listed, *(row.name for row in paper.rows(table))]:
+    for model in listed:
         one, row = zoo.get(model), paper.row(model)
         total = cost.count(one).total
         if as_json:

@@ -141,7 +141,7 @@ def _sizes_table(root: Path) -> dict[str, tuple[int, int]] | None:
         with open(path, newline="", encoding="utf-8-sig") as file:
             return {row["image"]: (int(row["height"]), int(row["width"])) for row in csv.DictReader(file)}
     except (OSError, UnicodeDecodeError, KeyError, ValueError, TypeError) as error:
-        raise DataError(f"{path}: expected a table image,width,height: {error!r}") from None
+        raise DataError(f"{path}: expected a table image,width,height: {type(error).__name__}: {error}") from None
 
 
 def photo_folder(root: str | Path, photos: list[FddbPhoto]) -> Path:

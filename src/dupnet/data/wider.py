@@ -113,7 +113,7 @@ def mat_table(path: str | Path, *fields: str) -> dict[str, list[Any]]:
             for name, *entries in zip(*lists, strict=True)
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
-        raise DataError(f"{path}: cannot be read: {error!r}") from None
+        raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
 
 
 def split(root: str | Path, name: str) -> tuple[list[Sample], Path]:

@@ -253,7 +253,7 @@ def read_difficulty(root: str | Path, split: str = "val") -> Difficulty:
             table = json.loads(path.read_text(encoding="utf-8"))
             return {photo: {level: [int(i) for i in levels[level]] for level in LEVELS} for photo, levels in table.items()}
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
-            raise DataError(f"{path}: cannot be read: {error!r}") from None
+            raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
     mats = {level: _find(root, f"wider_{level}_{split}.mat") for level in LEVELS}
     if missing := [str(mat) for mat in mats.values() if not mat.exists()]:
         raise DataError(f"which faces are easy, medium and hard is not known: neither {path} nor {missing[0]} exists")
