@@ -259,8 +259,8 @@ typedef struct dn_part {
 
 enum { DN_MAX_PARTS = 2 * DN_MAX_STAGES + 16 };
 
-/* What `dn_detect` needs its arena for: the largest pair of maps (or the grid and the boxes in it, if they are larger), the largest scratch memory, and weights that are not prepared
- * yet. At most `capacity` parts are written, DN_MAX_PARTS is enough; with 63 bytes for the alignment they are the whole arena. */
+/* What `dn_detect` needs its arena for: the largest pair of maps (or the grid and the boxes in it, if they are larger), the
+ * largest scratch memory, and weights that are not prepared yet. At most `capacity` parts are written, DN_MAX_PARTS is enough; with 63 bytes for the alignment they are the whole arena. */
 dn_status dn_model_parts(const dn_model *model, size_t width, size_t height, const dn_options *options, dn_part *parts, size_t capacity,
                          size_t *count);
 
@@ -277,7 +277,8 @@ dn_status dn_model_parts(const dn_model *model, size_t width, size_t height, con
  *
  * A stream lives in its arena: nothing has to be freed, and it may be left before its end. `faces` is where boxes are collected
  * before those of a face become one, so it needs place for more than will be left, ten or so for each face: with DN_BOXES_FULL the
- * boxes are the first of those that `dn_detect` finds, but the least sure ones had no say in where they lie. The fastest feed is a photo whose long side is options.size: then nothing is resized. */
+ * boxes are the first of those that `dn_detect` finds, but the least sure ones had no say in where they lie.
+ * The fastest feed is a photo whose long side is options.size: then nothing is resized. */
 typedef struct dn_stream dn_stream;
 
 /* Bytes of the arena for photos of this size with these options. */

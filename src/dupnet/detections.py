@@ -116,9 +116,9 @@ class Detections:
         Raises:
             ImageError: there is no photo to draw on, or it is no RGB picture, or of another size than the photo.
         """
-        pixels = (
-            np.asarray(image.convert("RGB")) if isinstance(image, Image.Image) else self._photo() if image is None else np.asarray(image)
-        )
+        if isinstance(image, Image.Image):
+            image = image.convert("RGB")
+        pixels = np.asarray(self._photo() if image is None else image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ImageError(f"expected a picture (h, w, 3) uint8 RGB, found {pixels.shape} {pixels.dtype}")
         if self.image is not None and pixels.shape != self.image.shape:
@@ -206,7 +206,7 @@ def iou(a: ArrayLike, b: ArrayLike) -> Boxes:
 
 
 def nms(xyxy: ArrayLike, scores: ArrayLike, *, threshold: float, most: int | None = None) -> NDArray[np.int64]:
-    """Greedy non-maximum suppression (docs/arithmetic.md, "Grid to boxes").
+    """Greedy non-maximum suppression: EResFD's, and that of several views. A grid's boxes are merged by `merge`.
 
     Args:
         xyxy: `(n, 4)` x1 y1 x2 y2.

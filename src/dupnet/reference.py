@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dupnet import image
-from dupnet.detections import Detections, merge
+from dupnet.detections import DEFAULT_IOU, Detections, merge
 from dupnet.head import decode
 from dupnet.integer import IntegerModel, Stage
 
@@ -87,7 +87,7 @@ def class_scores(model: IntegerModel, accumulators: NDArray[np.integer]) -> NDAr
 
 
 def detect(
-    model: IntegerModel, source: image.Source, *, size: int | None = None, score: float | None = None, iou: float = 0.45
+    model: IntegerModel, source: image.Source, *, size: int | None = None, score: float | None = None, iou: float = DEFAULT_IOU
 ) -> Detections:
     """Find boxes in a photo, as `dupnet.Detector` does.
 

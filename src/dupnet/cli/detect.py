@@ -17,7 +17,7 @@ from pathlib import Path
 import click
 
 from dupnet.cli import report, say
-from dupnet.cli.parameters import FRACTION, iou_option, view_options
+from dupnet.cli.parameters import FRACTION, chosen_sizes, iou_option, view_options
 from dupnet.detections import Detections
 from dupnet.errors import DataError, DupnetError
 
@@ -66,8 +66,7 @@ def command(
     from dupnet.cli.detectors import looking, open_detector
     from dupnet.views import Views
 
-    if size and sizes:
-        raise click.UsageError("give --size or --sizes, not both")
+    sizes = chosen_sizes(size, sizes)
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # such a photo is refused with an error of its own
     found = [(path, path.relative_to(photo) if path != photo else Path(path.name)) for photo in photos for path in image.find(photo)]
     drawings = _drawings(found, draw, one_file=len(photos) == 1 and not photos[0].is_dir())
@@ -77,7 +76,7 @@ def command(
             report(f"{photo}: the folder holds no photo")
             failed = True
     detector = open_detector(model, threads=threads)
-    find = looking(detector, Views(sizes or (size or detector.default_size,), flip, vote), score=score, iou=iou)
+    find = looking(detector, Views(sizes or (detector.default_size,), flip, vote), score=score, iou=iou)
     if format == "csv":
         click.echo("photo,x1,y1,x2,y2,score")
     hidden = len(found) < 2 or not sys.stderr.isatty()

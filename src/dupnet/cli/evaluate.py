@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from dupnet.cli.parameters import FRACTION, iou_option, view_options
+from dupnet.cli.parameters import FRACTION, chosen_sizes, iou_option, view_options
 
 if TYPE_CHECKING:
     from dupnet.cli.benchmarks import Benchmark
@@ -112,17 +112,13 @@ def command(
     from dupnet.cli.benchmarks import open_fddb, open_wider
 
     models += more_models
-    if size and sizes:
-        raise click.UsageError("give --size or --sizes, not both")
+    sizes = chosen_sizes(size, sizes)
     if (wider is None) == (fddb is None):
         raise click.UsageError("give one data set: --wider DIR or --fddb DIR")
     if predictions and len(models) != 1:
         raise click.UsageError(f"--predictions needs one MODEL, not {len(models)}")
     _check_pictures(report, plots)
-    contenders = _distinct(
-        [_model(model, sizes or ((size,) if size else ()), flip, vote, score, iou, threads) for model in models]
-        + [_files(text) for text in files]
-    )
+    contenders = _distinct([_model(model, sizes, flip, vote, score, iou, threads) for model in models] + [_files(text) for text in files])
     benchmark = open_fddb(fddb) if fddb else open_wider(wider or Path(), split)
     results = [_measure(contender, benchmark, predictions) for contender in contenders]
     if as_json:

@@ -94,8 +94,8 @@ def _memory(model: str, size_hw: tuple[int, int], photo_hw: tuple[int, int] | No
         raise click.UsageError(f"the long side of --size must be 32 to 8192 pixels, and a photo's at most {image.MAX_SIDE_PX}")
     if photo_hw and image.scaled_size(height, width, long) != size_hw:
         raise click.UsageError(f"a photo of {width}x{height} scaled to a long side of {long} is not {size_hw[1]}x{size_hw[0]}")
-    data, core = path.read_bytes(), open_core(path)
-    modes = [_mode(_core.Model(data, name), f"whole maps, {name} kernels", width, height, long, rows=False) for name in _core.kernels()]
+    core = open_core(path)
+    modes = [_mode(open_core(path, name), f"whole maps, {name} kernels", width, height, long, rows=False) for name in _core.kernels()]
     modes.append(_mode(core, "row streaming", width, height, long, rows=True))
     name = Path(path).stem
     if as_json:

@@ -63,12 +63,19 @@ iou_option = click.option("--iou", type=FRACTION, help="Boxes that overlap more 
 def view_options(command: Callable[..., None]) -> Callable[..., None]:
     """`--sizes`, `--flip` and `--vote`: more than one look at each photo (`dupnet.views`)."""
     for option in (
-        click.option("--vote", is_flag=True, help="Merge the boxes of a face by voting instead of keeping the surest one."),
+        click.option("--vote", is_flag=True, help="Merge the boxes of a face in all looks by voting instead of keeping the surest one."),
         click.option("--flip", is_flag=True, help="Look at each photo mirrored, too: twice the time."),
         click.option("--sizes", type=Sizes(), help="Look at each photo at several sizes instead of one: a pass for each."),
     ):
         command = option(command)
     return command
+
+
+def chosen_sizes(size: int | None, sizes: tuple[int, ...] | None) -> tuple[int, ...]:
+    """The long sides that `--size` or `--sizes` asks for; empty if neither does."""
+    if size and sizes:
+        raise click.UsageError("give --size or --sizes, not both")
+    return sizes or ((size,) if size else ())
 
 
 def run_options(command: Callable[..., None]) -> Callable[..., None]:
