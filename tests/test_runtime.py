@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,17 @@ def test_rows_of_a_camera(path: Path) -> None:
 def test_nothing_found_is_empty(path: Path) -> None:
     found = Detector(path).detect(PHOTO, score=1.0)
     assert isinstance(found, Detections) and len(found) == 0 and found.xyxy.shape == (0, 4)
+
+
+def test_it_travels_to_other_processes_and_folders(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(path.parent)
+    expected = Detector(path).detect(PHOTO)
+    detector = Detector(path.name, threads=2, memory="rows")
+    parcel = pickle.dumps(detector)
+    monkeypatch.chdir(tmp_path)
+    for other in (pickle.loads(parcel), copy.deepcopy(detector)):
+        assert (other.name, other._threads, other._by_rows) == ("random", 2, True)
+        assert np.array_equal(other.detect(PHOTO).xyxy, expected.xyxy)
 
 
 @pytest.mark.parametrize("options", [{"size": 31}, {"size": 8193}, {"size": 64.0}, {"score": 1.1}, {"score": float("nan")}, {"iou": -0.1}])

@@ -6,7 +6,9 @@ Before this module comes `dupnet.packed`, which wrote the file; `dupnet.referenc
 
 from __future__ import annotations
 
+import functools
 import os
+from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
@@ -62,6 +64,7 @@ class Detector:
         self._model = open_core(DEFAULT_MODEL if model is None else model)
         if self._model.classes:
             raise ModelFileError(f"{model}: {self._model.name!r} gives class scores, not boxes: dupnet.Classifier runs it")
+        self._path = zoo.model_path(DEFAULT_MODEL if model is None else model).absolute()
         self._threads, self._by_rows = threads, memory == "rows"
         self.name: str = self._model.name
         self.default_size: int = self._model.default_size
@@ -69,6 +72,10 @@ class Detector:
         self.default_iou: float = DEFAULT_IOU
         self.stride: int = self._model.stride
         self.kernels: str = self._model.kernels
+
+    def __reduce__(self) -> tuple[functools.partial[Detector], tuple[Path]]:
+        """Another process, or a copy, opens the same file again."""
+        return functools.partial(Detector, threads=self._threads, memory=MEMORY[self._by_rows]), (self._path,)
 
     def __repr__(self) -> str:
         return f"Detector({self.name!r}, size={self.default_size}, score={self.default_score:.2f})"
@@ -168,11 +175,15 @@ class Classifier:
         self._model = open_core(model)
         if not self._model.classes:
             raise ModelFileError(f"{model}: {self._model.name!r} gives boxes, not class scores: dupnet.Detector runs it")
-        self._threads = threads
+        self._path, self._threads = zoo.model_path(model).absolute(), threads
         self.name: str = self._model.name
         self.classes: int = self._model.classes
         self.default_size: int = self._model.default_size
         self.kernels: str = self._model.kernels
+
+    def __reduce__(self) -> tuple[functools.partial[Classifier], tuple[Path]]:
+        """As a detector's."""
+        return functools.partial(Classifier, threads=self._threads), (self._path,)
 
     def __repr__(self) -> str:
         return f"Classifier({self.name!r}, classes={self.classes}, size={self.default_size})"

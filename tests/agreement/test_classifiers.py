@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,8 @@ def test_files_and_errors(tmp_path: Path) -> None:
     assert (ours.classes, ours.default_size, repr(ours)) == (4, 31, "Classifier('classifier', classes=4, size=31)")
     pixels = input_map(np.random.default_rng(0), 31, 31)
     assert np.array_equal(ours.maps(pixels)[-1], reference.run(model, pixels)[-1]) and ours.scores(pixels).shape == (4,)
+    elsewhere = pickle.loads(pickle.dumps(Classifier(path, threads=2)))
+    assert np.array_equal(elsewhere.scores(pixels), ours.scores(pixels)) and elsewhere._threads == 2
     for wrong in (pixels[:26], np.zeros((31, 31), np.uint8), pixels.astype(float)):
         with pytest.raises(ValueError, match="input map"):
             ours.scores(wrong)
