@@ -80,7 +80,7 @@ typedef enum dn_status {
     DN_ARENA_TOO_SMALL,
     DN_MEMORY_TOO_SMALL,  /* the model's memory, dn_model_memory_bytes */
     DN_TOO_LARGE,         /* the arena or the model's memory would be larger than this machine's address space */
-    DN_BOXES_FULL,        /* more boxes than `capacity`: the best are there, the rest is missing */
+    DN_BOXES_FULL,        /* more boxes than `capacity`: the best are there, the rest is missing (of a stream: dn_stream) */
     DN_TOO_MANY_ROWS,     /* fed more rows than the photo has */
     DN_TOO_FEW_ROWS,      /* ended before the photo's last row */
     DN_STREAM_ENDED,      /* fed or ended after the end */
@@ -194,7 +194,7 @@ typedef struct dn_workers {
 
 typedef struct dn_options {
     int size;     /* long side of the scaled photo in pixels */
-    float score;  /* boxes below it are dropped, 0 .. 1 */
+    float score;  /* boxes below it are dropped, 0 .. 1; near 0 all the grid's boxes are compared with each other, which takes long */
     float iou;    /* boxes that overlap a better one by more than this are of its face, and it moves to their mean, 0 .. 1 */
     dn_workers workers;
 } dn_options;
@@ -237,7 +237,7 @@ const char *dn_model_kernels(const dn_model *model);
 dn_status dn_model_use_kernels(dn_model *model, const char *name);
 
 /* Optional: put weights and thresholds in the order in which the kernels want them once, instead of in each call's arena, which
- * becomes smaller. `memory` (any alignment, maybe 0 bytes) must stay as long as the model is used. Another choice of kernels
+ * becomes smaller. `memory` (of any alignment) must stay as long as the model is used. Another choice of kernels
  * undoes it. */
 dn_status dn_model_prepared_bytes(const dn_model *model, size_t *bytes);
 dn_status dn_model_prepare(dn_model *model, void *memory, size_t bytes);
@@ -266,7 +266,7 @@ dn_status dn_model_parts(const dn_model *model, size_t width, size_t height, con
 
 /* Detection in a photo that arrives in rows, as a camera delivers them: nothing of the photo but its last rows is ever in
  * memory, and no map. The boxes are those of `dn_detect`; the arena grows with the width of the photo, not with its height
- * (docs/core.md, "Row streaming"). One thread; options.workers is ignored.
+ * (docs/core.md, "Row streaming"). One thread; options.workers are not used.
  *
  *     dn_stream *stream;
  *     size_t bytes, count;
@@ -277,7 +277,7 @@ dn_status dn_model_parts(const dn_model *model, size_t width, size_t height, con
  *
  * A stream lives in its arena: nothing has to be freed, and it may be left before its end. `faces` is where boxes are collected
  * before those of a face become one, so it needs place for more than will be left, ten or so for each face: with DN_BOXES_FULL the
- * boxes are the first of those that `dn_detect` finds, but the least sure ones had no say in where they lie.
+ * boxes are the first of those that `dn_detect` finds, perhaps all of them, but the least sure candidates had no say in where they lie.
  * The fastest feed is a photo whose long side is options.size: then nothing is resized. */
 typedef struct dn_stream dn_stream;
 

@@ -159,6 +159,7 @@ def test_draw_many_photos_into_a_folder(photos: Path, model: Path) -> None:
         (["a.png", "more", "--draw", "."], "would overwrite the photo a.png"),
         (["more", "more/b.jpg", "--draw", "out"], "two photos would be drawn into out/b.jpg"),
         (["a.png", "more", "--draw", "a.png"], "this is a folder, not a file"),
+        (["a.png", "more", "--draw", "new.png"], "this is a folder, not a file"),
         (["a.png", "--size", "31"], "--size"),
         (["a.png", "--size", "320", "--sizes", "320,640"], "give --size or --sizes"),
         (["a.png", "--score", "1.5"], "--score"),
@@ -193,6 +194,10 @@ def test_not_a_number_is_refused_everywhere(tiny_wider: Path, model: Path, tmp_p
         ["evaluate", model, "--wider", tiny_wider, "--score", "nan"],
         ["evaluate", model, "--wider", tiny_wider, "--iou", "nan"],
         ["convert", "gone.pt", "-o", tmp_path / "out.dnet", "--score", "nan"],
+        ["search", "--weights-kb", "37", "--macs", "nan"],
+        ["search", "--weights-kb", "inf"],
+        ["bench", "--seconds", "nan"],
+        ["bench", "--peer", "foo"],
     ):
         result = dupnet(*words)
         assert result.exit_code == 2 and str(words[-2]) in result.stderr

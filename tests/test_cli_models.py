@@ -44,6 +44,11 @@ def test_a_spec_as_toml(name: str) -> None:
     assert spec.from_toml(run("zoo", name)) == zoo.get(name)
 
 
+def test_a_spec_as_json() -> None:
+    assert spec.from_dict(json.loads(run("zoo", "tinier-yolo-half", "--json"))) == zoo.get("tinier-yolo-half")
+    assert CliRunner().invoke(main, ["zoo", "tinier-yolo-half", "--table", "table4"]).exit_code == 2
+
+
 def test_the_cost_of_changes() -> None:
     found = json.loads(run("cost", "tinier-yolo-half:conv6-8.weight_copies=4", "--json"))
     assert round(found["weight_bytes"] / 1024, 1) == 35.9

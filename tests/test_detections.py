@@ -54,6 +54,8 @@ def test_nothing_found_is_empty_everywhere() -> None:
         ([[0, 0, np.nan, 1]], [0.5], "finite"),
         ([[0, 0, 1, 1]], [np.inf], "finite"),
         ([[2, 0, 1, 1]], [0.5], "x1 <= x2"),
+        ([[0, 0, 1, 1]], [1.5], r"scores must be in \[0, 1\], not from 1.5 to 1.5"),
+        ([[0, 0, 1, 1]], [-0.5], "not from -0.5"),
     ],
 )
 def test_wrong_arrays_are_refused(xyxy: list[object], scores: list[float], reason: str) -> None:
@@ -140,6 +142,13 @@ def test_nms_keeps_what_overlaps_nothing_better(count: int, threshold: float, se
         if all(overlap[j, i] <= threshold for j in kept):
             kept.append(i)
     assert nms(boxes, scores, threshold=threshold).tolist() == kept
+
+
+def test_votes_have_weights() -> None:
+    with pytest.raises(ValueError, match="must be at least 0, not -2"):
+        vote_boxes([[0, 0, 4, 4]] * 2, [-1.0, -2.0], threshold=0.5)
+    with pytest.raises(DataError, match="the photo must be an array"):
+        Detections([[0, 0, 1, 1]], [0.5], Image.new("RGB", (4, 4)))  # type: ignore[arg-type]
 
 
 def test_votes_by_hand() -> None:

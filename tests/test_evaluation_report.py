@@ -293,6 +293,8 @@ def test_models_of_one_name_are_told_apart(evaluate: Callable[..., object], tmp_
         (["dupnet-tinier-yolo", "--plot", "x.pdf"], 1, "must end in one of .png .svg"),
         (["dupnet-tinier-yolo", "--report", "nowhere/x.html"], 1, "the folder nowhere does not exist"),
         (["dupnet-tinier-yolo", "--report", "/dev/null"], 1, "/dev/null: exists and is no ordinary file"),
+        (["dupnet-tinier-yolo", "--report", "a.svg", "--plot", "./a.svg"], 2, "need a file of its own each"),
+        (["dupnet-tinier-yolo"] * 9 + ["--plot", "a.svg"], 1, "8 detectors can be told apart in one plot, not 9"),
     ],
 )
 def test_what_cannot_work_is_told_before_the_photos_are_read(

@@ -6,6 +6,7 @@ Specs and recipes are built here; what only makes sense for one of them (ranges,
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
@@ -35,6 +36,17 @@ def build(kind: Any, table: object, *, where: str = "") -> Any:
         raise SpecError(f"{prefix}needs {missing[0]!r}")
     hints = get_type_hints(kind)
     return kind(**{name: _fit(value, hints[name], where, name) for name, value in table.items()})
+
+
+def not_negative(table: object, names: Iterable[str], *, where: str) -> None:
+    """Refuse a dataclass of which one of these fields is below 0.
+
+    Raises:
+        SpecError: names the field.
+    """
+    for name in names:
+        if getattr(table, name) < 0:
+            raise SpecError(f"{where}: {name} must be at least 0, not {getattr(table, name)}")
 
 
 def _fit(value: object, hint: Any, where: str, name: str) -> Any:

@@ -23,7 +23,7 @@ from dupnet.head import integer_channels
 from dupnet.integer import IntegerModel
 from dupnet.nn import checkpoint
 from dupnet.nn.duplication import DuplicatedConv2d
-from dupnet.nn.network import Network, Stage
+from dupnet.nn.network import Network, Stage, not_finite
 
 
 def convert(network: nn.Module | str | Path) -> IntegerModel:
@@ -49,6 +49,8 @@ def convert(network: nn.Module | str | Path) -> IntegerModel:
     if not spec.is_integer:
         number = next(n for n, layer in enumerate(spec.layers, 1) if 32 in (layer.weight_bits, layer.input_bits))
         raise ConversionError(f"{spec.name}: layer {number} is full precision; only fully quantized networks have an integer form")
+    if bad := not_finite(network):
+        raise ConversionError(f"{spec.name}: {bad} holds values that are not finite")
     was_training = network.training
     network.eval()
     stages = []

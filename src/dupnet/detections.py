@@ -80,6 +80,10 @@ class Detections:
             raise DataError(f"{len(scores)} scores need boxes of shape ({len(scores)}, 4), not {xyxy.shape}")
         if not (np.isfinite(xyxy).all() and np.isfinite(scores).all()):
             raise DataError("boxes and scores must be finite")
+        if scores.size and not 0 <= scores.min() <= scores.max() <= 1:
+            raise DataError(f"scores must be in [0, 1], not from {scores.min():g} to {scores.max():g}")
+        if self.image is not None and not isinstance(self.image, np.ndarray):
+            raise DataError(f"the photo must be an array (h, w, 3) uint8, not {type(self.image).__name__}")
         if xyxy.size and (xyxy[:, :2] > xyxy[:, 2:]).any():
             raise DataError("boxes must be x1 y1 x2 y2 with x1 <= x2 and y1 <= y2")
         order = np.argsort(-scores, kind="stable")
@@ -232,7 +236,7 @@ def vote_boxes(xyxy: ArrayLike, scores: ArrayLike, *, threshold: float, voter: f
 
     Args:
         xyxy: `(n, 4)` x1 y1 x2 y2.
-        scores: `(n,)`; of equal ones the first is taken first.
+        scores: `(n,)`, at least 0; of equal ones the first is taken first.
         threshold: IoU with the surest box above which another is of the same face.
         voter: how sure a box must be to vote, as a part of the surest one's score.
 
@@ -248,6 +252,8 @@ def vote_boxes(xyxy: ArrayLike, scores: ArrayLike, *, threshold: float, voter: f
     Source: Gidaris and Komodakis, 2015, "Object detection via a multi-region and semantic segmentation-aware CNN model", section 5.
     """
     boxes, sure = np.asarray(xyxy, np.float32).reshape(-1, 4), np.asarray(scores, np.float32)
+    if not (sure >= 0).all():
+        raise ValueError(f"scores are weights of votes and must be at least 0, not {sure.min():g}")
     order = np.argsort(-sure, kind="stable")
     boxes, sure = boxes[order], sure[order]
     merged, best = [], []

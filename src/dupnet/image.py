@@ -6,6 +6,7 @@ The arithmetic is docs/arithmetic.md, "Photo to input map"; `core/dn_image.c` gi
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +77,10 @@ def _from_file(path: Path) -> Pixels:
     try:
         if path.is_dir():
             raise ImageError(f"{path}: is a folder, not a photo")
-        if path.stat().st_size == 0:
+        pipe = io.BytesIO(path.read_bytes()) if path.is_fifo() else None
+        if not (pipe.getvalue() if pipe else path.stat().st_size):
             raise ImageError(f"{path}: the file is empty")
-        with Image.open(path) as image:
+        with Image.open(pipe or path) as image:
             limit = Image.MAX_IMAGE_PIXELS
             if limit is not None and image.width * image.height > limit:
                 raise Image.DecompressionBombError
@@ -103,7 +105,7 @@ def _from_pil(image: Image.Image, name: str) -> Pixels:
     try:
         image.load()
         upright = ImageOps.exif_transpose(image)
-        return np.asarray(_to_rgb(upright))
+        return np.asarray(_to_rgb(upright, is_16_bit=image.format in ("PNG", "PPM")))
     except ImageError as error:
         raise ImageError(f"{name}: {error}") from None
     except Exception as error:
@@ -116,11 +118,13 @@ def _unreadable(name: str, error: Exception) -> ImageError:
     return ImageError(f"{name}: cannot be read, perhaps damaged: {reason}")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, *, is_16_bit: bool) -> Image.Image:
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min() < 0 or values.max() > 65535:
             raise ImageError(f"gray values from {values.min()} to {values.max()} do not fit 16 bits; convert it to 8 bits first")
+        if image.mode == "I" and not is_16_bit and 0 < values.max() < 256:
+            raise ImageError(f"32-bit gray values up to {values.max()} look like 8 bits, and are black as 16; convert it to mode L first")
         return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise ImageError("floating-point pixels have no fixed white; convert it to 8 bits first")

@@ -144,7 +144,8 @@ def validate(model: IntegerModel) -> IntegerModel:
     check(is_name(model.name), "name must be 1 to 64 bytes of UTF-8 without control characters")
     check(1 <= len(model.stages) <= 64, f"1 to 64 stages are possible, not {len(model.stages)}")
     least = 1 if model.head.classes else 32
-    check(least <= model.default_size_px <= 8192, f"default size must be {least} to 8192 pixels, not {model.default_size_px}")
+    is_size = isinstance(model.default_size_px, (int, np.integer)) and least <= model.default_size_px <= 8192
+    check(is_size, f"default size must be a whole number of {least} to 8192 pixels, not {model.default_size_px}")
     check(0 <= model.default_score <= 1, f"default score must be in [0, 1], not {model.default_score}")
     check(model.stride <= 64, f"the product of all steps and pools must be at most 64, not {model.stride}")
     channels, bits, side = 3, 8, model.default_size_px
@@ -153,6 +154,7 @@ def validate(model: IntegerModel) -> IntegerModel:
         check(
             stage.weights.ndim == 4 and stage.weights.shape[2] == stage.weights.shape[3], where + f"weights of shape {stage.weights.shape}"
         )
+        check(stage.weights.dtype.kind == "i", where + f"weights must be integers, not {stage.weights.dtype}")
         for what, value, most in (("kernel", stage.kernel, MAX_KERNEL), ("step", stage.step, MAX_STEP), ("pool", stage.pool, MAX_POOL)):
             check(1 <= value <= most, where + f"{what} must be 1 to {most}, not {value}")
         check(stage.kernel % 2 == 1 or not stage.padding, where + f"an even kernel, {stage.kernel}, cannot have padding")
@@ -177,6 +179,7 @@ def validate(model: IntegerModel) -> IntegerModel:
         check((stage.thresholds is None) == last, where + "exactly the last stage has no thresholds")
         if stage.thresholds is not None:
             t, bound = stage.thresholds, stage.accumulator_max
+            check(t.dtype.kind == "i", where + f"thresholds must be integers, not {t.dtype}")
             check(
                 t.shape == (stage.filters, 2**stage.output_bits - 1) and 1 <= stage.output_bits <= 8,
                 where + f"thresholds of shape {t.shape}",

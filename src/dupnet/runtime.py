@@ -49,7 +49,7 @@ class Detector:
     Raises:
         ModelFileError: the file cannot be read or breaks a rule of docs/format.md.
         SpecError: no model of that name ships.
-        ValueError: a number of threads out of range, or another word for `memory`.
+        ValueError: a number of threads out of range, another word for `memory`, or a model whose stages row streaming does not know.
 
     Example:
         >>> faces = Detector().detect("group.jpg")    # doctest: +SKIP
@@ -66,6 +66,8 @@ class Detector:
             raise ModelFileError(f"{model}: {self._model.name!r} gives class scores, not boxes: dupnet.Classifier runs it")
         self._path = zoo.model_path(DEFAULT_MODEL if model is None else model).absolute()
         self._threads, self._by_rows = threads, memory == "rows"
+        if self._by_rows:
+            self._model.arena_bytes(1, 1, size=self._model.default_size, rows=True)  # refuses stages that row streaming does not know
         self.name: str = self._model.name
         self.default_size: int = self._model.default_size
         self.default_score: float = self._model.default_score
@@ -220,6 +222,7 @@ class Stream:
         Raises:
             ValueError: rows of another shape or type, more rows than the photo has, or the photo has ended.
         """
+        rows = np.asarray(rows)
         if rows.dtype != np.uint8 or rows.ndim not in (2, 3) or rows.shape[-2:] != (self._width, 3):
             raise ValueError(f"rows of this photo are (n, {self._width}, 3) uint8, not {rows.shape} {rows.dtype}")
         self._stream.feed(np.ascontiguousarray(rows.reshape(-1, self._width, 3)))
@@ -264,6 +267,8 @@ def _check_threads(threads: int) -> None:
 
 
 def _check_input_map(input_map: NDArray[np.uint8]) -> None:
+    if not isinstance(input_map, np.ndarray):
+        raise ValueError(f"an input map is an array (rows, columns, 3) uint8, not {type(input_map).__name__}")
     if input_map.ndim != 3 or input_map.shape[2] != 3 or input_map.dtype != np.uint8:
         raise ValueError(f"an input map is (rows, columns, 3) uint8, not {input_map.shape} {input_map.dtype}")
 

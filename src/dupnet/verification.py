@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from dupnet import image as images
 from dupnet import packed, reference, zoo
+from dupnet.conversion import convert
 from dupnet.errors import CheckpointError
 from dupnet.head import integer_channels
 from dupnet.integer import spec_of
@@ -74,7 +75,7 @@ def verify(path: str | Path, network: Network, photos: Iterable[images.Source], 
         size: long side of the network's input, for a classifier both; None for the model's default.
 
     Raises:
-        CheckpointError: the network has other layers than the packed file.
+        CheckpointError: the network has other layers than the packed file, or another head: anchors, scales or biases.
     """
     path = zoo.model_path(path)
     model = packed.load(path)
@@ -83,6 +84,9 @@ def verify(path: str | Path, network: Network, photos: Iterable[images.Source], 
         raise CheckpointError(
             f"{path} holds {model.name!r}, the checkpoint a {network.spec.name!r} of other layers: it was not made from that"
         )
+    again = packed.from_bytes(packed.to_bytes(convert(network)))  # anchors are rounded as a file holds them
+    if again.head != model.head or not (np.array_equal(again.scale, model.scale) and np.array_equal(again.bias, model.bias)):
+        raise CheckpointError(f"{path}: anchors, scales or biases of the head are not those of the checkpoint")
     count, values = 0, 0
     for photo in photos:
         side = size or model.default_size_px

@@ -137,7 +137,7 @@ def test_files_and_errors(tmp_path: Path) -> None:
         replace(recipe.load("tiny"), spec=spec_of(model))
 
 
-def test_row_streaming_says_what_it_does_not_know() -> None:
+def test_row_streaming_says_what_it_does_not_know(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for shape in ({"step": 2}, {"kernel": 9}, {"pool": 3}):
         first = random_stage(rng, in_channels=3, filters=4, input_bits=8, **shape)
@@ -146,6 +146,11 @@ def test_row_streaming_says_what_it_does_not_know() -> None:
         assert len(core.detect(np.zeros((40, 40, 3), np.uint8), size=36, score=0.0, iou=1.0)[1])
         with pytest.raises(ValueError, match="row streaming knows kernels up to 7"):
             _core.Stream(core, 40, 40, size=36, score=0.5, iou=0.5)
+        packed.save(model, tmp_path / "m.dnet")
+        with pytest.raises(ValueError, match="row streaming knows kernels up to 7"):
+            Detector(tmp_path / "m.dnet", memory="rows")
+        told = CliRunner().invoke(main, ["inspect", str(tmp_path / "m.dnet"), "--memory", "--size", "72x72"])
+        assert told.exit_code == 0 and "whole maps, portable kernels" in told.output and "row streaming: not possible" in told.output
 
 
 def test_rules_of_specs() -> None:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from random_networks import shaken, torch_maps
 
 from dupnet import Detector, cost, packed, reference, zoo
+from dupnet.cli import main
 from dupnet.conversion import convert, thresholds
 from dupnet.errors import CheckpointError, ConversionError
-from dupnet.nn import Network, NetworkOptions
+from dupnet.nn import Network, NetworkOptions, checkpoint
 from dupnet.nn.network import Stage
 from dupnet.spec import HeadSpec, LayerSpec, ModelSpec
 from dupnet.verification import first_difference, verify
@@ -124,6 +127,58 @@ def test_verify_refuses_another_networks_checkpoint(tmp_path: Path) -> None:
     packed.save(convert(Network(zoo.get("dupnet-tinier-yolo"))), tmp_path / "model.dnet")
     with pytest.raises(CheckpointError, match="'tinier-yolo-half' of other layers"):
         verify(tmp_path / "model.dnet", Network(zoo.get("tinier-yolo-half")).eval(), [])
+
+
+def test_verify_refuses_a_file_with_another_head(tmp_path: Path) -> None:
+    network, path = Network(zoo.get("dupnet-tinier-yolo")).eval(), tmp_path / "model.dnet"
+    model = convert(network)
+    other = tuple((w + 1, h) for w, h in model.head.anchors)
+    for changed in (
+        replace(model, head=replace(model.head, anchors=other)),
+        replace(model, scale=model.scale * 2),
+        replace(model, bias=-model.bias - 1),
+    ):
+        packed.save(changed, path)
+        with pytest.raises(CheckpointError, match="anchors, scales or biases of the head"):
+            verify(path, network, [])
+
+
+@pytest.mark.parametrize("name", ["stages.0.norm.running_var", "stages.3.norm.bias", "grid.bias"])
+def test_a_network_that_holds_nan_is_refused(name: str, tmp_path: Path) -> None:
+    network = Network(zoo.get("dupnet-tinier-yolo"))
+    network.state_dict()[name][0] = float("nan")
+    with pytest.raises(ConversionError, match=f"{name} holds values that are not finite"):
+        convert(network)
+    checkpoint.save(network, tmp_path / "nan.pt")
+    with pytest.raises(CheckpointError, match=f"nan.pt: {name} holds values that are not finite"):
+        checkpoint.load(tmp_path / "nan.pt")
+
+
+def test_an_integer_model_holds_integers(tmp_path: Path) -> None:
+    model = convert(Network(zoo.get("dupnet-tinier-yolo")))
+    first = model.stages[0]
+    assert first.thresholds is not None
+    halves = replace(first, thresholds=first.thresholds + 0.5)
+    for changed, reason in (
+        (replace(model, stages=(halves, *model.stages[1:])), "stage 1: thresholds must be integers, not float64"),
+        (
+            replace(model, stages=(replace(first, weights=first.weights.astype(float)), *model.stages[1:])),
+            "stage 1: weights must be integers",
+        ),
+        (replace(model, default_size_px=416.5), "default size must be a whole number"),  # type: ignore[arg-type]
+    ):
+        with pytest.raises(ConversionError, match=reason):
+            packed.save(changed, tmp_path / "model.dnet")
+
+
+def test_a_checkpoint_is_not_overwritten_by_what_is_made_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "network.pt"
+    checkpoint.save(Network(zoo.get("dupnet-tinier-yolo")), path)
+    before = path.read_bytes()
+    for out, reason in ((path, "would overwrite the checkpoint"), (tmp_path / "face.pth", "call a packed file FACE.dnet")):
+        done = CliRunner().invoke(main, ["convert", str(path), "-o", str(out)])
+        assert done.exit_code == 2 and reason in " ".join(done.output.split())
+    assert path.read_bytes() == before and len(list(tmp_path.iterdir())) == 1
 
 
 def test_first_difference() -> None:

@@ -52,6 +52,8 @@ def test_an_idea_changes_the_baseline_and_nothing_else(ideas: Path) -> None:
         ('recipe = "tiny"\nideas.x.loss.focus = 1', r"\[ideas.x\].*unknown key 'focus'"),
         ('recipe = "tiny"\nbaseline.steps = 0', r"\[baseline\].*steps must be at least 1"),
         ("size_px = 3", "needs recipe"),
+        ('recipe = "tiny"\nsize_px = 5', "size_px must be a whole number of 32 to 8192 pixels, not 5"),
+        ('recipe = "tiny"\nsize_px = true', "size_px must be a whole number"),
         ("[", "cannot be read as a file of ideas"),
     ],
 )

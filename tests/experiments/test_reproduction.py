@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from dupnet.data import wider
 from dupnet.errors import DataError, DupnetError, SpecError
 from dupnet.experiments import report, reproduction, runs
 from dupnet.nn import checkpoint
+from dupnet.training import recipe as recipes
 from dupnet.training.loop import Run
 from dupnet.training.recipe import Recipe
 
@@ -46,6 +48,16 @@ def test_rows_that_are_one_run_are_planned_once(faces: Path, tmp_path: Path) -> 
     assert len(same) == len(jobs), "runs that differ in nothing but their names"
     pact = {row: reproduction.job_of(paper.row(row), study.scale, 1, faces).key for row in ("table6/dupnet", "table6/dupnet+pact")}
     assert len(set(pact.values())) == 2
+
+
+def test_other_weights_to_start_from_are_another_run(faces: Path, tmp_path: Path) -> None:
+    recipe = recipes.load("tiny")
+    start = replace(recipe, start_from=str(tmp_path / "start.pt"))
+    keys = [runs.keyed(recipe, faces)[0], runs.keyed(start, faces)[0]]
+    for content in (b"one", b"two"):
+        Path(start.start_from).write_bytes(content)
+        keys.append(runs.keyed(start, faces)[0])
+    assert len(set(keys)) == 4 and runs.keyed(start, faces)[0] == keys[-1]
 
 
 @pytest.mark.parametrize("table", ["table2", "table3", "table5", "table6", "figure4"])

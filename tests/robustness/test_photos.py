@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
+import threading
 import warnings
 import zlib
 from pathlib import Path
@@ -159,6 +161,7 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
         (Image.new("RGB", (0, 4)), "0 x 4 pixels"),
         (Image.new("F", (4, 4)), "convert it to 8 bits"),
         (Image.new("I", (4, 4), 70000), "do not fit 16 bits"),
+        (Image.new("I", (4, 4), 200), "up to 200 look like 8 bits"),
         (b"bytes", "not bytes"),
         (None, "not NoneType"),
     ],
@@ -166,6 +169,20 @@ def test_paths_that_are_no_files(tmp_path: Path) -> None:
 def test_bad_sources_are_refused(source: object, reason: str) -> None:
     with pytest.raises(ImageError, match=reason):
         image.read(source)  # type: ignore[arg-type]
+
+
+def test_a_pipe_is_read_like_a_file(tmp_path: Path) -> None:
+    path, pipe = saved(Image.fromarray(RGB), tmp_path / "photo.png"), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=lambda: pipe.write_bytes(path.read_bytes()))
+    writer.start()
+    assert (image.read(pipe) == RGB).all()
+    writer.join()
+    writer = threading.Thread(target=lambda: pipe.write_bytes(b""))
+    writer.start()
+    with pytest.raises(ImageError, match="the file is empty"):
+        image.read(pipe)
+    writer.join()
 
 
 @settings(max_examples=150, deadline=None)

@@ -38,6 +38,11 @@ def test_every_shipped_recipe_loads_and_comes_back(name: str) -> None:
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[optimizer]\nlearning_rate = nan', "a finite number"),
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[loss]\nfoo = 1', r"\[loss\]: unknown key 'foo'"),
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[augmentation]\ncrop_px = 330', "crop_px"),
+        ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[optimizer]\nclip_norm = -1', "optimizer: clip_norm must be at least 0"),
+        ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[optimizer]\nmomentum = 7', "optimizer: momentum must be"),
+        ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[schedule]\nfinal = -1', "schedule: final must be at least 0"),
+        ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[loss]\nbox = -1', "loss: box must be at least 0"),
+        ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[loss]\nhit_iou = 7', r"loss: hit_iou must be in \[0, 1\]"),
         ("steps =", "not valid TOML"),
     ],
 )

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import click
 
+from dupnet.cli.parameters import FiniteRange
+
 
 @click.command()
 @click.option(
@@ -14,9 +16,7 @@ import click
 )
 @click.option("--count", type=click.IntRange(1, 16), default=5, show_default=True, help="How many anchors.")
 @click.option("--size", type=click.IntRange(32, 8192), default=416, show_default=True, help="Long side to which the photos are scaled.")
-@click.option(
-    "--smallest", type=click.FloatRange(min=0), default=8, show_default=True, help="Leave out faces with a longer side below this."
-)
+@click.option("--smallest", type=FiniteRange(min=0), default=8, show_default=True, help="Leave out faces with a longer side below this.")
 def command(data: Path, count: int, size: int, smallest: float) -> None:
     """Cluster the face sizes of the train split by k-means; prints TOML for a spec's [head]."""
     import numpy as np

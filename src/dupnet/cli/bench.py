@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dupnet.cli.parameters import SIZE_HW
+from dupnet.cli.parameters import SIZE_HW, FiniteRange
 
 if TYPE_CHECKING:
     from dupnet.bench import Bench
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 @click.option("--isa", default="", help="Kernels to use; -NAME forbids some.  [default: the fastest]")
 @click.option("--photo", type=click.Path(exists=True, dir_okay=False), help="A photo, scaled to the size first.  [default: noise]")
 @click.option("--peers", type=click.Path(exists=True, file_okay=False), metavar="DIR", help="Folder with peers.py, to run beside.")
-@click.option("--peer", "names", multiple=True, default=("yunet_s",), show_default=True, help="What peers.py is asked for; repeatable.")
+@click.option("--peer", "names", multiple=True, help="What peers.py is asked for; repeatable.  [default: yunet_s]")
 @click.option("--roofline", is_flag=True, help="Compare with the measured peak of the instructions used.")
-@click.option("--seconds", type=click.FloatRange(0.01, 600), default=3.0, show_default=True, help="How long to repeat.")
+@click.option("--seconds", type=FiniteRange(0.01, 600), default=3.0, show_default=True, help="How long to repeat.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     model_word: str,
@@ -53,7 +53,9 @@ def command(
 
     if model and model_word:
         raise click.UsageError(f"give one model, not {model_word} and --model {model}")
-    model = model or model_word or DEFAULT_MODEL
+    if names and not peers:
+        raise click.UsageError("--peer names a detector of the peers.py in --peers DIR; give that, too")
+    model, names = model or model_word or DEFAULT_MODEL, names or ("yunet_s",)
     known = _core.kernels()
     if isa and not isa.startswith("-") and isa not in known:
         raise click.BadParameter(f"no kernels {isa!r} run here, but {', '.join(known)}", param_hint="--isa")

@@ -16,13 +16,17 @@ from dupnet.cli.parameters import FRACTION
 @click.option("--score", type=FRACTION, help="Default score threshold to store.  [default: the spec's]")
 @click.option("--size", type=click.IntRange(32, 8192), help="Default long side of the network's input to store.  [default: the spec's]")
 @click.option(
-    "--smallest", is_flag=True, help="Code all weights: up to 2% fewer bytes, for ten times the work and memory to open the file."
+    "--smallest", is_flag=True, help="Code all weights: some 2% fewer bytes, for ten times the work, and up to 47 KB of memory, to open it."
 )
 def command(checkpoint: Path, output: Path, score: float | None, size: int | None, smallest: bool) -> None:
     """Convert CHECKPOINT to integers, without loss, and pack it."""
     from dupnet import packed
     from dupnet.conversion import convert
 
+    if output.resolve() == checkpoint.resolve():
+        raise click.UsageError(f"-o would overwrite the checkpoint {checkpoint}")
+    if output.suffix.lower() in (".pt", ".pth"):
+        raise click.UsageError(f"-o {output}: names in .pt and .pth are checkpoints; call a packed file FACE.dnet")
     model = convert(checkpoint)
     score, size = (model.default_score if score is None else score), size or model.default_size_px
     packed.save(replace(model, default_score=score, default_size_px=size), output, smallest=smallest)

@@ -125,7 +125,7 @@ def _drawings(found: list[tuple[Path, Path]], out: Path | None, *, one_file: boo
         if out.suffix.lower() not in PICTURES:
             raise click.UsageError(f"--draw {out}: for one photo this is a file that ends in {', '.join(PICTURES)}")
         targets = [out]
-    elif out.is_file():
+    elif out.is_file() or (out.suffix.lower() in PICTURES and not out.is_dir()):
         raise click.UsageError(f"--draw {out}: for several photos this is a folder, not a file")
     else:
         targets = [out / (name if name.suffix.lower() in PICTURES else Path(f"{name}.png")) for _, name in found]

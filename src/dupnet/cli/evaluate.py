@@ -53,12 +53,12 @@ class Contender:
 
 @dataclass(frozen=True)
 class Result:
-    """What a contender reached: the numbers of JSON, its row in the table, what happened to each face, and how long it took."""
+    """What a contender reached: the numbers of JSON, its row in the table, the boxes, and how long it took."""
 
     contender: Contender
     numbers: dict[str, Any]
     row: str
-    outcome: Outcome
+    found: Any
     seconds: float
 
 
@@ -117,7 +117,7 @@ def command(
         raise click.UsageError("give one data set: --wider DIR or --fddb DIR")
     if predictions and len(models) != 1:
         raise click.UsageError(f"--predictions needs one MODEL, not {len(models)}")
-    _check_pictures(report, plots)
+    _check_pictures(report, plots, detectors=len(models) + len(files))
     contenders = _distinct([_model(model, sizes, flip, vote, score, iou, threads) for model in models] + [_files(text) for text in files])
     benchmark = open_fddb(fddb) if fddb else open_wider(wider or Path(), split)
     results = [_measure(contender, benchmark, predictions) for contender in contenders]
@@ -126,30 +126,37 @@ def command(
             click.echo(_json(result))
     else:
         _print(results, benchmark)
+    if not plots and not report:
+        return
+    outcomes = [benchmark.outcome(result.contender.name, result.found) for result in results]
     if plots:
         from dupnet.evaluation import plots as drawing
 
         for path in plots:
-            drawing.save([result.outcome for result in results], path, title=benchmark.title)
+            drawing.save(outcomes, path, title=benchmark.title)
     if report:
-        _write_report(report, results, benchmark)
+        _write_report(report, results, outcomes, benchmark)
 
 
-def _check_pictures(report: Path | None, plots: Sequence[Path]) -> None:
+def _check_pictures(report: Path | None, plots: Sequence[Path], *, detectors: int) -> None:
     """What can be known to fail fails before the photos are read: a wrong name, a missing folder, a missing library."""
     from dupnet.errors import DataError
 
     if plots or report:
         from dupnet.evaluation import plots as drawing
 
+        drawing.check_count(detectors)
         for path in plots:
             drawing.check_suffix(path)
     if report:
         import dupnet.evaluation.report  # noqa: F401
-    for path in (*plots, *([report] if report else [])):
+    paths = [*plots, *([report] if report else [])]
+    if len({path.resolve() for path in paths}) < len(paths):
+        raise click.UsageError("--plot and --report need a file of its own each")
+    for path in paths:
         if not path.parent.is_dir():
             raise DataError(f"{path}: the folder {path.parent} does not exist")
-        if path.exists() and not path.is_file():  # writing replaces: of a device as of a file
+        if path.exists() and not path.is_file():
             raise DataError(f"{path}: exists and is no ordinary file")
 
 
@@ -231,7 +238,7 @@ def _measure(contender: Contender, benchmark: Benchmark, predictions: Path | Non
             benchmark.write(predictions, found)
     seconds = round(time.perf_counter() - start, 1)
     numbers, row = benchmark.score(found)
-    return Result(contender, numbers, row, benchmark.outcome(contender.name, found), seconds)
+    return Result(contender, numbers, row, found, seconds)
 
 
 def _json(result: Result) -> str:
@@ -262,18 +269,18 @@ def _about(benchmark: Benchmark) -> dict[str, str]:
     }
 
 
-def _write_report(path: Path, results: Sequence[Result], benchmark: Benchmark) -> None:
+def _write_report(path: Path, results: Sequence[Result], outcomes: Sequence[Outcome], benchmark: Benchmark) -> None:
     from dupnet import cost
     from dupnet.evaluation import report
 
     entries = [
         report.Entry(
-            result.outcome,
+            outcome,
             result.contender.conditions,
             cost.count(result.contender.spec, COST_SIZE_HW) if result.contender.spec else None,
             result.contender.file_bytes,
         )
-        for result in results
+        for result, outcome in zip(results, outcomes, strict=True)
     ]
     took = ", ".join(f"{result.contender.name} {result.seconds:g} s" for result in results if not isinstance(result.contender.source, Path))
     date = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC") + (f"; reading and detecting took {took}" if took else "")

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dupnet.cli.parameters import FiniteRange
+
 if TYPE_CHECKING:
     from dupnet.evaluation.fddb import FddbScores
 
@@ -19,7 +21,7 @@ EXISTING = click.Path(exists=True, path_type=Path)
 @click.argument("detections", type=EXISTING)
 @click.option("--annotations", required=True, type=EXISTING, help="FDDB's ellipse lists, with image_sizes.csv or the photos.")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder to write DiscROC.txt and ContROC.txt into.")
-@click.option("--false-positives", type=click.FloatRange(0), multiple=True, help="Where else to read the rates; may be repeated.")
+@click.option("--false-positives", type=FiniteRange(0), multiple=True, help="Where else to read the rates; may be repeated.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(detections: Path, annotations: Path, out: Path | None, false_positives: tuple[float, ...], as_json: bool) -> None:
     """Score DETECTIONS by the rules of FDDB, exactly as its official program does (docs/evaluation.md).

@@ -96,7 +96,11 @@ def _memory(model: str, size_hw: tuple[int, int], photo_hw: tuple[int, int] | No
         raise click.UsageError(f"a photo of {width}x{height} scaled to a long side of {long} is not {size_hw[1]}x{size_hw[0]}")
     core = open_core(path)
     modes = [_mode(open_core(path, name), f"whole maps, {name} kernels", width, height, long, rows=False) for name in _core.kernels()]
-    modes.append(_mode(core, "row streaming", width, height, long, rows=True))
+    by_rows = None
+    try:
+        modes.append(_mode(core, "row streaming", width, height, long, rows=True))
+    except ValueError as error:  # a stage of another kind
+        by_rows = f"row streaming: not possible, {error}"
     name = Path(path).stem
     if as_json:
         click.echo(json.dumps({"name": name, "size_hw": size_hw, "photo_hw": [height, width], "modes": modes}, indent=2))
@@ -108,6 +112,8 @@ def _memory(model: str, size_hw: tuple[int, int], photo_hw: tuple[int, int] | No
         for part in mode["parts"]:
             stage = f"stage {part['stage']}" if part["stage"] else ""
             click.echo(f"  {part['what']:20} {stage:8} {part['bytes']:>12,}")
+    if by_rows:
+        click.echo(f"\n{by_rows}")
     decoded = len(core.decoded)
     click.echo(
         f"\nNot counted: the photo, the packed file, its description (about 5 KB) and what is decoded of it ({decoded:,} bytes), the boxes."

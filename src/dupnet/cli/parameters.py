@@ -25,16 +25,13 @@ class SizeHW(click.ParamType):  # type: ignore[type-arg]  # click before 8.5 has
         return int(match[2]), int(match[1])
 
 
-class Fraction(click.FloatRange):
-    """A number from 0 to 1. `nan`, which compares as neither too small nor too large, is none."""
-
-    def __init__(self) -> None:
-        super().__init__(0, 1)
+class FiniteRange(click.FloatRange):
+    """A range without `nan`, which compares as neither too small nor too large, and without infinity."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
-        if math.isnan(number):
-            self.fail(f"{value} is not in the range 0<=x<=1.", param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is not in the range {self._describe_range()}.", param, ctx)
         return number
 
 
@@ -54,7 +51,7 @@ class Sizes(click.ParamType):  # type: ignore[type-arg]
 
 
 SIZE_HW = SizeHW()
-FRACTION = Fraction()
+FRACTION = FiniteRange(0, 1)
 
 iou_option = click.option("--iou", type=FRACTION, help="Boxes that overlap more than this are one face.  [default: 0.45; EResFD: 0.3]")
 """None unless given: the value itself is the detector's `default_iou`."""

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import click
 
-from dupnet.cli.parameters import SIZE_HW
+from dupnet.cli.parameters import SIZE_HW, FiniteRange
 
 
 @click.command()
-@click.option("--weights-kb", required=True, type=click.FloatRange(0, min_open=True), help="Stored weights, in KB of 1,024 bytes.")
-@click.option("--macs", type=click.FloatRange(0, min_open=True), help="Multiply-adds in millions, as `dupnet cost` counts them.")
-@click.option("--maps-kb", type=click.FloatRange(0, min_open=True), help="Maps that exist at once, in KB, as `dupnet cost` counts them.")
+@click.option("--weights-kb", required=True, type=FiniteRange(0, min_open=True), help="Stored weights, in KB of 1,024 bytes.")
+@click.option("--macs", type=FiniteRange(0, min_open=True), help="Multiply-adds in millions, as `dupnet cost` counts them.")
+@click.option("--maps-kb", type=FiniteRange(0, min_open=True), help="Maps that exist at once, in KB, as `dupnet cost` counts them.")
 @click.option("--size", type=SIZE_HW, default="608x608", show_default=True, help="Width x height of the input, for MACs and maps.")
 @click.option("--base", default="tinier-yolo-half", show_default=True, help="The layers: a name of `dupnet zoo` or a TOML file.")
 @click.option(

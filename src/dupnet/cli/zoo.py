@@ -11,7 +11,7 @@ import click
 @click.command()
 @click.argument("name", required=False)
 @click.option("--table", help="Only the rows of one of the paper's tables, such as table4 or figure3.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each model.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each model; with NAME, the spec as one.")
 def command(name: str | None, table: str | None, as_json: bool) -> None:
     """List the models, or print the spec of the one called NAME as TOML.
 
@@ -29,7 +29,10 @@ def command(name: str | None, table: str | None, as_json: bool) -> None:
     from dupnet import cost, paper, spec, zoo
 
     if name is not None:
-        click.echo(spec.to_toml(zoo.get(name)), nl=False)
+        if table:
+            raise click.UsageError(f"give NAME or --table, not {name} and {table}")
+        found = zoo.get(name)
+        click.echo(json.dumps(spec.to_dict(found)) + "\n" if as_json else spec.to_toml(found), nl=False)
         return
     listed = ([] if table else zoo.names()) + [row.name for row in paper.rows(table)]
     if not as_json:

@@ -86,8 +86,7 @@ def figures(outcomes: Sequence[Outcome]) -> list[Panel]:
         DataError: the detectors were not measured on the same faces, or they are too many to tell apart.
     """
     check_comparable(outcomes)
-    if len(outcomes) > MAX_DETECTORS:
-        raise DataError(f"{MAX_DETECTORS} detectors can be told apart in one plot, not {len(outcomes)}")
+    check_count(len(outcomes))
     result: list[Panel] = []
     for number, curve in enumerate(outcomes[0].curves):
         curves = [outcome.curves[number] for outcome in outcomes]
@@ -155,6 +154,16 @@ def write(figure: Figure, path: Path) -> None:
             figure.savefig(part, format=kind, dpi=150, metadata={"Date": None} if kind == "svg" else {"Software": None})
     except OSError as error:
         raise DataError(f"{path}: cannot be written: {error.strerror or error}") from None
+
+
+def check_count(detectors: int) -> None:
+    """Refuse more detectors than can be told apart.
+
+    Raises:
+        DataError: says how many can.
+    """
+    if detectors > MAX_DETECTORS:
+        raise DataError(f"{MAX_DETECTORS} detectors can be told apart in one plot, not {detectors}")
 
 
 def check_suffix(path: Path) -> None:

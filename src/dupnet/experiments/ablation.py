@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from dupnet.detections import MAX_SIZE_PX, MIN_SIZE_PX
 from dupnet.errors import DupnetError, SpecError
 from dupnet.experiments import claims, runs
 from dupnet.experiments.runs import Measured
@@ -62,8 +63,10 @@ def load(path: Path) -> Ablation:
     if unknown := sorted(table.keys() - {"recipe", "size_px", BASELINE, "ideas"}):
         raise SpecError(f"{path}: unknown key {unknown[0]!r} (known: recipe, size_px, {BASELINE}, ideas)")
     name, size, ideas = table.get("recipe"), table.get("size_px", 416), table.get("ideas", {})
-    if not isinstance(name, str) or not isinstance(size, int) or not all(isinstance(change, dict) for change in ideas.values()):
-        raise SpecError(f"{path}: needs recipe (a name), and wants size_px to be a whole number and every idea to be a table")
+    if not isinstance(name, str) or not all(isinstance(change, dict) for change in ideas.values()):
+        raise SpecError(f"{path}: needs recipe (a name), and wants every idea to be a table")
+    if type(size) is not int or not MIN_SIZE_PX <= size <= MAX_SIZE_PX:
+        raise SpecError(f"{path}: size_px must be a whole number of {MIN_SIZE_PX} to {MAX_SIZE_PX} pixels, not {size!r}")
     if BASELINE in ideas:
         raise SpecError(f"{path}: an idea cannot be called {BASELINE!r}")
     baseline = changed(recipes.load(name), table.get(BASELINE, {}), source=f"{path}: [{BASELINE}]")

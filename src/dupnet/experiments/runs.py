@@ -67,13 +67,15 @@ def keyed(recipe: Recipe, data: Path) -> tuple[str, Recipe]:
 
     Two rows with the same layers get one name: what a spec is called, says about itself, or recommends does not count, nor how often
     checkpoints are written. Options at their defaults do not count either, so a run keeps its name when options are added to recipes.
+    Of the networks that it starts from or learns from, and of a teacher's file, the content counts.
     """
+    named = (recipe.start_from, recipe.distillation.network, recipe.teacher.detections)
+    files = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16] for name in named if Path(name).is_file()}
+    content = {"data": data_key(data, "train")} | ({"files": files} if files else {})
     if not isinstance(recipe.spec, ModelSpec):
-        content = _changes(replace(recipe, checkpoint_steps=500)) | {"data": data_key(data, "train")}
-        return _hash(content), recipe
+        return _hash(_changes(replace(recipe, checkpoint_steps=500)) | content), recipe
     spec = replace(recipe.spec, name="run", about="", default_size_px=416, default_score=0.5)
-    content = _changes(replace(recipe, spec=spec, checkpoint_steps=500)) | {"data": data_key(data, "train")}
-    key = _hash(content)
+    key = _hash(_changes(replace(recipe, spec=spec, checkpoint_steps=500)) | content)
     return key, replace(recipe, spec=replace(spec, name=f"run-{key}"))
 
 

@@ -13,7 +13,7 @@ from dupnet import spec as model_spec
 from dupnet.errors import CheckpointError
 from dupnet.files import whole
 from dupnet.nn.eresfd import EResFD, is_published, load_published
-from dupnet.nn.network import Network, NetworkOptions
+from dupnet.nn.network import Network, NetworkOptions, not_finite
 from dupnet.spec import EResFDSpec
 
 KIND = "dupnet network 1"
@@ -86,4 +86,6 @@ def load_any(path: str | Path) -> Network | EResFD:
         network.load_state_dict(content.get("average") or content["weights"])
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise CheckpointError(f"{path}: spec and weights do not fit: {str(error).splitlines()[0]}") from None
+    if bad := not_finite(network):
+        raise CheckpointError(f"{path}: {bad} holds values that are not finite")
     return network.eval()

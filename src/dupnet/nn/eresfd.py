@@ -23,6 +23,7 @@ from dupnet import image
 from dupnet.detections import Detections, check_arguments, nms
 from dupnet.errors import CheckpointError
 from dupnet.head import LOG_SIZE_MAX
+from dupnet.nn.network import not_finite
 from dupnet.spec import EResFDSpec
 
 STRIDES = (4, 8, 16, 32, 64, 128)
@@ -324,8 +325,8 @@ def load_published(path: str | Path) -> EResFD:
         network.load_state_dict(state)
     except (KeyError, ValueError, IndexError, RuntimeError) as error:
         raise CheckpointError(f"{stem}: the weights are not those of an EResFD: {' '.join(str(error).split())[:300]}") from None
-    if bad := [name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()]:
-        raise CheckpointError(f"{stem}: {bad[0]} holds values that are not finite")
+    if bad := not_finite(network):
+        raise CheckpointError(f"{stem}: {bad} holds values that are not finite")
     return network.eval()
 
 

@@ -26,6 +26,11 @@ from dupnet.nn.quantizers import HWGQ, HWGQ_STEPS, PACT, LeakyReLU, Quantized
 from dupnet.spec import FULL, ModelSpec
 
 
+def not_finite(network: nn.Module) -> str | None:
+    """Name of a weight or statistic that holds NaN or infinity, or None."""
+    return next((name for name, tensor in network.state_dict().items() if not tensor.isfinite().all()), None)
+
+
 def exact_dtype(spec: ModelSpec, number: int) -> torch.dtype:
     """The float type that holds every accumulator of layer `number` (0 is the first) exactly; float32 for a full-precision layer.
 

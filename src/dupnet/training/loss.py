@@ -14,8 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dupnet import checked
 from dupnet import head as grid_head
 from dupnet.data.augmentation import FACE, IGNORE
+from dupnet.errors import SpecError
 from dupnet.spec import HeadSpec
 
 
@@ -50,6 +52,12 @@ class LossOptions:
     no_object: float = 1.0
     coord: float = 1.0
     rescore: bool = True
+
+    def __post_init__(self) -> None:
+        checked.not_negative(self, ("box", "focal", "faces_max", "prior_photos", "object", "no_object", "coord"), where="loss")
+        for name in ("shape_iou", "objectness_floor", "hit_iou", "free_iou", "ignore_overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SpecError(f"loss: {name} must be in [0, 1], not {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,9 @@ class Optimizer:
     def __post_init__(self) -> None:
         if self.learning_rate <= 0:
             raise SpecError(f"optimizer: learning_rate must be above 0, not {self.learning_rate}")
+        if not 0 <= self.momentum < 1:
+            raise SpecError(f"optimizer: momentum must be at least 0 and below 1, not {self.momentum}")
+        checked.not_negative(self, ("weight_decay", "bound_decay", "clip_norm"), where="optimizer")
 
 
 @dataclass(frozen=True)
@@ -56,8 +59,7 @@ class Schedule:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
-        if self.warmup_steps < 0:
-            raise SpecError(f"schedule: warmup_steps must be at least 0, not {self.warmup_steps}")
+        checked.not_negative(self, ("warmup_steps", "final", "factor"), where="schedule")
 
 
 @dataclass(frozen=True)
