@@ -58,7 +58,7 @@ class Detections:
 
     Attributes:
         xyxy: `(n, 4) float32`, x1 y1 x2 y2 in pixels of the photo.
-        scores: `(n,) float32` in [0, 1], descending; ties keep the order in which they were given.
+        scores: `(n,) float32`, descending, in [0, 1] if they are of a detector from here; ties keep the order in which they were given.
         image: the photo, `(h, w, 3) uint8` RGB, if it is at hand; `plot` and `crops` need it.
 
     Example:
@@ -80,8 +80,6 @@ class Detections:
             raise DataError(f"{len(scores)} scores need boxes of shape ({len(scores)}, 4), not {xyxy.shape}")
         if not (np.isfinite(xyxy).all() and np.isfinite(scores).all()):
             raise DataError("boxes and scores must be finite")
-        if scores.size and not 0 <= scores.min() <= scores.max() <= 1:
-            raise DataError(f"scores must be in [0, 1], not from {scores.min():g} to {scores.max():g}")
         if self.image is not None and not isinstance(self.image, np.ndarray):
             raise DataError(f"the photo must be an array (h, w, 3) uint8, not {type(self.image).__name__}")
         if xyxy.size and (xyxy[:, :2] > xyxy[:, 2:]).any():
