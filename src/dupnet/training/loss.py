@@ -102,6 +102,18 @@ def generalized_iou(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     return iou, iou - (hull - union) / hull
 
 
+@dataclass(frozen=True)
+class _Matches:
+    """Which predictions answer for which faces. `k` of them, in all photos together."""
+
+    at: tuple[Tensor, Tensor, Tensor, Tensor]
+    """Photo, row, column and anchor of each prediction, four times `(k,)`."""
+    truth: Tensor
+    """The face that each answers for, `(k, 4)`."""
+    faces: Tensor
+    """How many faces there are, with answers or without, a scalar."""
+
+
 def region_loss(
     grid: Tensor, boxes: Tensor, kinds: Tensor, head: HeadSpec, stride: int, options: LossOptions, *, seen: int = 1 << 60
 ) -> Losses:
@@ -118,28 +130,39 @@ def region_loss(
 
     Source: YOLO9000 (Redmon and Farhadi, 2016); the constants are those of Darknet's region layer.
     """
-    n, _, rows, columns = grid.shape
     predicted, v = decode(grid, head, stride)
     face, ignore = kinds == FACE, kinds == IGNORE
     if options.faces_max:
         face = face & (face.cumsum(1) <= options.faces_max)
+    background = _background(predicted, boxes, face, ignore, options)
+    matches = _match(predicted.shape, boxes, face, grid.new_tensor(head.anchors), stride, options)
+    if options.style == "iou":
+        return _iou_loss(predicted, v, background, matches, options)
+    return _yolov2_loss(predicted, v, background, matches, head, stride, options, seen)
 
-    with torch.no_grad():  # which predictions are left alone; each box meets those of its own photo only, as most of `boxes` is padding
-        box_photo, box_number = (face | ignore).nonzero(as_tuple=True)
-        theirs, box = predicted.reshape(n, -1, 4)[box_photo], boxes[box_photo, box_number][:, None]
-        inter, size = intersection(theirs, box), area(theirs)
-        is_face = face[box_photo, box_number][:, None]
-        matched = is_face & (inter / (size + area(box) - inter).clamp(min=1e-6) > options.free_iou)
-        covered = ~is_face & (inter / size.clamp(min=1e-6) > options.ignore_overlap)
-        free = inter.new_zeros(n, inter.shape[1]).index_add_(0, box_photo, (matched | covered).float())
-        weight = (free == 0).float().view(n, rows, columns, len(head.anchors))
 
+@torch.no_grad()
+def _background(predicted: Tensor, boxes: Tensor, face: Tensor, ignore: Tensor, options: LossOptions) -> Tensor:
+    """`(n, rows, columns, anchors)`: 1 where a prediction is to say "no face" unless it answers for one, 0 where it is left alone."""
+    # Each box meets the predictions of its own photo only: most of `boxes` is padding.
+    photo, number = (face | ignore).nonzero(as_tuple=True)
+    theirs, box = predicted.reshape(len(boxes), -1, 4)[photo], boxes[photo, number][:, None]
+    inter, size = intersection(theirs, box), area(theirs)
+    is_face = face[photo, number][:, None]
+    matched = is_face & (inter / (size + area(box) - inter).clamp(min=1e-6) > options.free_iou)
+    covered = ~is_face & (inter / size.clamp(min=1e-6) > options.ignore_overlap)
+    free = inter.new_zeros(len(boxes), inter.shape[1]).index_add_(0, photo, (matched | covered).float())
+    return (free == 0).float().view(predicted.shape[:-1])
+
+
+def _match(shape: torch.Size, boxes: Tensor, face: Tensor, anchors: Tensor, stride: int, options: LossOptions) -> _Matches:
+    """A face is answered for in the cell of its centre: by the anchor that fits it best and, with style "iou", by all that fit it."""
+    n, rows, columns, _, _ = shape
     photo, number = face.nonzero(as_tuple=True)
     truth = boxes[photo, number]
     size = truth[:, 2:] - truth[:, :2]
     cell = ((truth[:, :2] + truth[:, 2:]) / (2 * stride)).long()
     column, row = cell[:, 0].clamp(0, columns - 1), cell[:, 1].clamp(0, rows - 1)
-    anchors = grid.new_tensor(head.anchors)
     overlap = torch.minimum(size[:, None], anchors).prod(-1)
     shape_iou = overlap / (size.prod(-1)[:, None] + anchors.prod(-1) - overlap).clamp(min=1e-6)
     answers = F.one_hot(shape_iou.argmax(1), len(anchors)).bool()
@@ -148,40 +171,53 @@ def region_loss(
     which, anchor = answers.nonzero(as_tuple=True)
     if options.style == "yolov2":  # of several faces that fall on the same place the last one counts, as it overwrites in Darknet
         place = ((photo[which] * rows + row[which]) * columns + column[which]) * len(anchors) + anchor
-        last = torch.arange(len(which), device=grid.device)
-        latest = place.new_full((weight.numel(),), -1).scatter_reduce_(0, place, last, "amax")[place] == last
+        order = torch.arange(len(which), device=boxes.device)
+        latest = place.new_full((n * rows * columns * len(anchors),), -1).scatter_reduce_(0, place, order, "amax")[place] == order
         which, anchor = which[latest], anchor[latest]
-    at = (photo[which], row[which], column[which], anchor)
-    iou, giou = generalized_iou(predicted[at], truth[which])
-    mean_iou = iou.detach().mean() if len(which) else grid.new_zeros(())
-    faces = face.sum()
+    return _Matches((photo[which], row[which], column[which], anchor), truth[which], face.sum())
 
-    if options.style == "iou":
-        # Two faces that fall on the same place: the target is the better one's, as a maximum does not depend on the order.
-        target = torch.zeros_like(weight)
-        flat_at = ((at[0] * rows + at[1]) * columns + at[2]) * len(anchors) + at[3]
-        fit = (iou.detach() > options.hit_iou).float() if options.hit_iou else iou.detach().clamp(min=options.objectness_floor)
-        target.view(-1).scatter_reduce_(0, flat_at, fit, "amax")
-        weight = weight.index_put(at, torch.ones_like(iou))
-        logits = v[..., grid_head.OBJECTNESS]
-        focal = (target - logits.detach().sigmoid()).abs() ** options.focal
-        objectness = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight * focal).sum()
-        share = max(float(len(which)), 1.0)
-        box, objectness = (1 - giou).sum() / share, objectness / share
-        return Losses(options.box * box + objectness, box.detach(), objectness.detach(), faces, mean_iou)
 
+def _mean(iou: Tensor) -> Tensor:
+    return iou.detach().mean() if len(iou) else iou.new_zeros(())
+
+
+def _iou_loss(predicted: Tensor, v: Tensor, background: Tensor, matches: _Matches, options: LossOptions) -> Losses:
+    """Generalized IoU for the boxes, focal cross entropy for objectness, both by the number of predictions that answer for a face."""
+    at = matches.at
+    iou, giou = generalized_iou(predicted[at], matches.truth)
+    # Two faces that fall on the same place: the target is the better one's, as a maximum does not depend on the order.
+    fit = (iou.detach() > options.hit_iou).float() if options.hit_iou else iou.detach().clamp(min=options.objectness_floor)
+    _, rows, columns, anchors = background.shape
+    target = torch.zeros_like(background)
+    target.view(-1).scatter_reduce_(0, ((at[0] * rows + at[1]) * columns + at[2]) * anchors + at[3], fit, "amax")
+    weight = background.index_put(at, torch.ones_like(iou))
+    logits = v[..., grid_head.OBJECTNESS]
+    focal = (target - logits.detach().sigmoid()).abs() ** options.focal
+    objectness = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight * focal).sum()
+    share = max(float(len(iou)), 1.0)
+    box, objectness = (1 - giou).sum() / share, objectness / share
+    return Losses(options.box * box + objectness, box.detach(), objectness.detach(), matches.faces, _mean(iou))
+
+
+def _yolov2_loss(
+    predicted: Tensor, v: Tensor, background: Tensor, matches: _Matches, head: HeadSpec, stride: int, options: LossOptions, seen: int
+) -> Losses:
+    """Darknet's: squared errors, of boxes in its own units, summed up over a photo; small faces count up to twice as much."""
+    at, truth = matches.at, matches.truth
+    n, rows, columns, _ = background.shape
+    iou, _ = generalized_iou(predicted[at], truth)
     p = v[..., grid_head.OBJECTNESS].sigmoid()
-    none = options.no_object * weight * p.square()
+    none = options.no_object * background * p.square()
     found = options.rescore * iou.detach() + (1 - options.rescore)
     objectness = none.sum() - none[at].sum() + options.object * (found - p[at]).square().sum()
-    k = head.centre_scale
-    centre = (truth[:, :2] + truth[:, 2:])[which] / (2 * stride) - torch.stack([at[2], at[1]], 1)
+    k, size = head.centre_scale, truth[:, 2:] - truth[:, :2]
+    centre = (truth[:, :2] + truth[:, 2:]) / (2 * stride) - torch.stack([at[2], at[1]], 1)
     squared = (k * v[at][:, :2].sigmoid() - (k - 1) / 2 - centre).square() + (
-        v[at][:, 2:4] - (size[which] / anchors[anchor]).log()
+        v[at][:, 2:4] - (size / v.new_tensor(head.anchors)[at[3]]).log()
     ).square()
-    relative = size[which].prod(-1) / (rows * columns * stride**2)
+    relative = size.prod(-1) / (rows * columns * stride**2)
     box = options.coord * ((2 - relative)[:, None] * squared).sum()
     if seen < options.prior_photos:
         prior = (k * v[..., :2].sigmoid() - k / 2).square() + v[..., 2:4].square()
         box = box + 0.01 * prior.sum()
-    return Losses((box + objectness) / (2 * n), box.detach() / (2 * n), objectness.detach() / (2 * n), faces, mean_iou)
+    return Losses((box + objectness) / (2 * n), box.detach() / (2 * n), objectness.detach() / (2 * n), matches.faces, _mean(iou))
