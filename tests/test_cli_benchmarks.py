@@ -70,6 +70,22 @@ def test_fddb_from_photos_to_curves_and_back(astronauts: Path, tmp_path: Path) -
     assert [line.split()[0] for line in done.output.splitlines()[4:]] == ["284", "2", "1.5"]
 
 
+def test_a_page_about_eresfd(astronauts: Path, tmp_path: Path) -> None:
+    """It has no quantizable layers, so the page says nothing of their cost."""
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("matplotlib")
+    pytest.importorskip("jinja2")
+    from dupnet.nn import checkpoint
+    from dupnet.nn.eresfd import EResFD
+    from dupnet.spec import EResFDSpec
+
+    torch.manual_seed(0)
+    checkpoint.save(EResFD(EResFDSpec(4)), tmp_path / "small.pt")
+    command = ["evaluate", str(tmp_path / "small.pt"), "--fddb", str(astronauts), "--size", "64", "--report", str(tmp_path / "page.html")]
+    done = CliRunner().invoke(main, command, catch_exceptions=False)
+    assert done.exit_code == 0 and "Face detection on FDDB" in (tmp_path / "page.html").read_text()
+
+
 def test_wider_from_photos_to_files_and_back(tiny_wider: Path, tmp_path: Path) -> None:
     table = {f"0--Discs/{n}.png": dict.fromkeys(("easy", "medium", "hard"), [0]) for n in range(8)}
     root = tmp_path / "wider"

@@ -46,5 +46,9 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 def write_json(path: str | os.PathLike[str], content: dict[str, Any]) -> None:
-    """Write plain data as JSON, as `write_text` does."""
-    write_text(path, json.dumps(content, indent=1) + "\n")
+    """Write plain data as JSON, as `write_text` does.
+
+    Raises:
+        ValueError: a number is not finite; JSON has no word for that.
+    """
+    write_text(path, json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -115,7 +115,7 @@ def search(base: ModelSpec, budget: Budget, *, name: str = "", sensitivity: dict
         >>> found.spec.layers == zoo.get("dupnet-tinier-yolo").layers
         True
     """
-    name = name or f"{base.name.partition(':')[0][:40]}-{budget.weights_kb:g}kb"
+    name = name or f"{base.name.partition(':')[0].encode()[:40].decode(errors='ignore')}-{budget.weights_kb:g}kb"
     plain = with_layers(base, name, {n: {"weight_copies": 1, "map_copies": 1} for n in range(1, len(base.layers) + 1)})
     plain = replace(plain, about=f"Proposed for {budget.weights_kb:g} KB of weights.")
     _check_base(base.name, plain, budget)

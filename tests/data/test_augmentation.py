@@ -118,9 +118,13 @@ def test_a_mosaic_moves_boxes_with_its_parts() -> None:
     assert boxes.tolist() == [[1, 2, 3, 4], [65, 2, 67, 4], [1, 66, 3, 68], [65, 66, 67, 68]] and len(kinds) == 4
 
 
-@pytest.mark.parametrize("wrong", [{"crop_px": 97}, {"face_px": (0, 3)}, {"fit": (2, 1)}, {"flip": 2.0}, {"hue": 2.0}, {"exposure": 0.5}])
+WRONG = [{"crop_px": 97}, {"crop_px": 130}, {"face_px": (0, 3)}, {"fit": (2, 1)}, {"flip": 2.0}, {"hue": 2.0}, {"exposure": 0.5}]
+WRONG += [{"zoom_max": 0.0}, {"zoom_max": -1.0}, {"small_px": -1.0}, {"anchors_px": (16.0, -5.0)}]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_impossible_augmentations_are_refused(wrong: dict) -> None:
-    with pytest.raises(SpecError):
+    with pytest.raises(SpecError, match=next(iter(wrong))):
         Augmentation(**wrong)
 
 

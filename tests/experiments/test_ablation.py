@@ -8,9 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from dupnet.cli import main
-from dupnet.errors import SpecError
-from dupnet.experiments import ablation
+from dupnet.errors import DupnetError, SpecError
+from dupnet.experiments import ablation, runs
 from dupnet.training import recipe as recipes
+from dupnet.training.loop import Run
 
 ROOT = Path(__file__).parents[2]
 
@@ -48,6 +49,10 @@ def test_an_idea_changes_the_baseline_and_nothing_else(ideas: Path) -> None:
     [
         ('recipe = "tiny"\nidea.x = 1', "unknown key 'idea'"),
         ('recipe = "tiny"\nideas.x = 1', "every idea to be a table"),
+        ('recipe = "tiny"\nideas = 3', "every idea to be a table"),
+        ('recipe = "tiny"\nbaseline = []', r"baseline must be a table, not \[\]"),
+        ('recipe = "tiny"\nideas.x.seed = 3', r"\[ideas.x\]: a seed is no idea"),
+        ('recipe = "tiny"\nideas.x.loss.focal = 2\nideas.y.loss.focal = 2', r"\[ideas.y\]: changes nothing, it is the recipe of 'x'"),
         ('recipe = "tiny"\nideas.baseline.batch = 3', "cannot be called 'baseline'"),
         ('recipe = "tiny"\nideas.x.loss.focus = 1', r"\[ideas.x\].*unknown key 'focus'"),
         ('recipe = "tiny"\nbaseline.steps = 0', r"\[baseline\].*steps must be at least 1"),
@@ -85,7 +90,30 @@ def test_runs_are_done_once_and_end_in_a_table(ideas: Path, faces: Path, tmp_pat
     assert "| loss.focal = 2, batch = 1 | 2 |" in lines[4]
 
 
-def scores(*rates: float, precision: float = 0.7) -> list[dict[str, float]]:
+def test_a_run_that_diverges_is_told_at_the_end(ideas: Path, faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = runs.train
+
+    def diverging(recipe: recipes.Recipe, run: Run, *, progress: bool = False) -> None:
+        if recipe.batch == 1:
+            raise DupnetError("the loss became nan")
+        train(recipe, run, progress=progress)
+
+    monkeypatch.setattr(runs, "train", diverging)
+    how = ["--seeds", "1", "--workers", "0", "--threads", "1", "--device", "cpu"]
+    done = CliRunner().invoke(main, ["ablate", str(ideas), "--data", str(faces), "--out", str(tmp_path / "runs"), *how])
+    assert done.exit_code == 1 and "1 runs failed: both, seed 1 (the loss became nan)" in done.output
+    assert "| sharper | loss.focal = 2 | 1 |" in (tmp_path / "runs" / "ablation.md").read_text()
+
+
+def test_what_the_photos_do_not_show_is_no_verdict(ideas: Path) -> None:
+    found = {"baseline": scores(0.60, 0.61, precision=None), "good": scores(0.70, 0.71, precision=None)}
+    line = ablation.text(ablation.load(ideas), found).splitlines()[3]
+    assert line == "| good |  | 2 | 0.800 | - | 0.400 | 0.705 | - | +0.100 ± 0.030 | 1.00 | helps |"
+    nothing = {idea: [row | {"dr": None, "seconds": 0.0} for row in rows] for idea, rows in found.items()}
+    assert ablation.text(ablation.load(ideas), nothing).splitlines()[3].endswith("| - | - | - | 0.00 | not measured |")
+
+
+def scores(*rates: float, precision: float | None = 0.7) -> list[dict[str, float | None]]:
     return [{"ap_easy": 0.8, "ap_medium": precision, "ap_hard": 0.4, "dr": rate, "seconds": 90.0} for rate in rates]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -60,13 +61,38 @@ def test_other_weights_to_start_from_are_another_run(faces: Path, tmp_path: Path
     assert len(set(keys)) == 4 and runs.keyed(start, faces)[0] == keys[-1]
 
 
+def test_other_labels_of_val_are_other_scores(faces: Path, tmp_path: Path) -> None:
+    shutil.copytree(faces, tmp_path / "data")
+    names = []
+    for _ in range(2):
+        runs._val_key.cache_clear()
+        names.append(runs.wider_file(tmp_path, tmp_path / "data", 96))
+        path = tmp_path / "data" / "wider_face_split" / "val_difficulty.json"
+        path.write_text(path.read_text().replace('"hard": [0', '"hard": [1'))
+    assert names[0] != names[1]
+
+
+@pytest.mark.parametrize("missing", ["WIDER_val", "difficulty", "marks"])
+def test_what_measuring_needs_is_looked_for_before_training(faces: Path, tmp_path: Path, missing: str) -> None:
+    data, report = tmp_path / "data", tmp_path / "notes.md"
+    shutil.copytree(faces, data)
+    if missing == "marks":
+        report.write_text("my notes\n")
+    elif missing == "difficulty":
+        (data / "wider_face_split" / "val_difficulty.json").unlink()
+    else:
+        shutil.rmtree(data / missing)
+    done = CliRunner().invoke(main, [*arguments(data, tmp_path / "out", "table6/dupnet"), "--report", str(report)])
+    assert done.exit_code == 1 and not (tmp_path / "out").exists(), done.output
+
+
 @pytest.mark.parametrize("table", ["table2", "table3", "table5", "table6", "figure4"])
 def test_every_table_has_a_recipe_at_every_scale(table: str, faces: Path) -> None:
     for scale in reproduction.SCALES.values():
         for row in reproduction.rows_of([table]):
             job = reproduction.job_of(row, scale, 1, faces)
             assert job.recipe.network.activation == row.activation and not job.recipe.network.spread_copies
-    with pytest.raises(SpecError, match="no 'table7'"):
+    with pytest.raises(SpecError, match="no table 'table7' to reproduce; there are table1, .*, eresfd-backbone, all, and single rows"):
         reproduction.rows_of(["table7"])
 
 
@@ -119,7 +145,7 @@ def test_on_fddb_the_papers_measure_decides(faces: Path, tmp_path: Path) -> None
     command = [*arguments(faces, tmp_path / "out", "table6/dupnet"), "--fddb", str(root)]
     done = CliRunner().invoke(main, command, catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    (path,) = (tmp_path / "out").rglob("fddb-96.json")
+    (path,) = (tmp_path / "out").rglob("fddb-96-*.json")
     scores = json.loads(path.read_text())
     assert 0 <= scores["fddb_continuous"] <= 1 and 0 <= scores["fddb"] <= 1 and scores["fddb_photos"] == 10
     text = (tmp_path / "out" / "tiny.md").read_text()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -118,6 +119,23 @@ def test_measured_once_printed_plotted_and_searched(tiny_wider: Path, tmp_path: 
     assert json.loads((tmp_path / "run" / "sensitivity.json").read_text())["points"] == table["points"]
     other = CliRunner().invoke(main, [*command, "--steps", "5"])
     assert other.exit_code == 1 and "points of other settings (recipe differ)" in other.output
+
+
+def test_photos_without_faces_leave_a_gap_and_no_traceback(faces: Path, tmp_path: Path) -> None:
+    """Neither held-out photos nor val need to show a face that counts."""
+    (tmp_path / "small.toml").write_text(to_toml(SPEC))
+    command = ["sensitivity", str(tmp_path / "small.toml"), "--data", str(tmp_path / "data"), "--recipe", "tiny", "--steps", "2"]
+    command += ["--start-steps", "2", "--size", "32", "--workers", "0", "--threads", "1", "--device", "cpu"]
+    shutil.copytree(faces, tmp_path / "data")
+    path = tmp_path / "data" / "wider_face_split" / "val_difficulty.json"
+    path.write_text(json.dumps({photo: {"easy": [], "medium": [], "hard": []} for photo in json.loads(path.read_text())}))
+    for on in ("held-out", "val"):
+        done = CliRunner().invoke(main, [*command, "--on", on, "--out", str(tmp_path / on), "--json"], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        points = json.loads((tmp_path / on / "sensitivity.json").read_text(), parse_constant=pytest.fail)["points"]
+        assert {(point["ap"], point["ap_change"]) for point in points} == {(None, None)}
+    table = CliRunner().invoke(main, [*command, "--on", "val", "--out", str(tmp_path / "val")], catch_exceptions=False)
+    assert table.exit_code == 0 and "       -       -" in table.output
 
 
 def test_a_float_checkpoint_is_the_start_and_a_quantized_one_is_refused(tmp_path: Path) -> None:

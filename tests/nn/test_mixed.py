@@ -123,6 +123,8 @@ def test_layers_that_do_not_fit_stay_as_they_are() -> None:
     fitting = mixed.enable(network)
     assert fitting and all(network.spec.layers[number].weight_bits == 1 for number in fitting)
     assert mixed.enable(Network(zoo.get("tinier-yolo"))) == []
+    for change in ("input_bits=32", "weight_copies=3"):  # pixels / 255 are no integers; the first layer's kernels hold three colours
+        assert 0 not in mixed.enable(Network(zoo.get(f"dupnet-tinier-yolo:conv1.{change}")))
 
 
 def test_bfloat16_forward_would_not_do() -> None:

@@ -43,6 +43,18 @@ def test_a_float_network_begins_as_the_same_function_as_a_quantized_one() -> Non
         assert torch.equal(floats.eval()(images), quantized(images))
 
 
+@pytest.mark.parametrize("changes", ["conv9.map_copies=4", "conv2.map_copies=2,conv5.map_copies=2"])
+def test_more_copies_begin_as_the_same_function(changes: str) -> None:
+    """Four times the sums are no larger logits: the grid's scale and the batch norms' statistics follow."""
+    options = NetworkOptions(spread_copies=False)
+    start = trained_a_little(Network(zoo.get("tinier-yolo-half:conv1-9.weight_bits=1,conv2-9.input_bits=2"), options))
+    more = Network(zoo.get(f"tinier-yolo-half:conv1-9.weight_bits=1,conv2-9.input_bits=2,{changes}"), options)
+    begin(more, start)
+    images = torch.randint(0, 256, (1, 3, 64, 96))
+    with torch.no_grad():
+        torch.testing.assert_close(more.eval()(images), start(images), rtol=1e-5, atol=1e-5)
+
+
 def test_every_parameter_gets_a_gradient() -> None:
     network = Network(zoo.get("dupnet-tinier-yolo-l"))
     network(torch.randint(0, 256, (2, 3, 64, 64))).square().sum().backward()

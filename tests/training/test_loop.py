@@ -152,6 +152,13 @@ def test_crops_depend_on_seed_and_index_alone(tiny_wider: Path, tmp_path: Path) 
     assert torch.equal(torch.cat([first[0], second[0]]), whole[3][0])
 
 
+@pytest.mark.parametrize("how", [{"face_px": (40, 60)}, {"face_px": (40, 60), "mosaic": 0.0}, {"crop_px": 98, "mosaic": 0.0}])
+def test_what_half_a_crop_could_not_show_is_no_mistake(tiny_wider: Path, how: dict) -> None:
+    samples, images = wider.split(tiny_wider, "train")
+    crops = Crops(Photos(samples, images), Augmentation(**{"crop_px": 96} | how), 3)
+    assert {crops[index][0].shape for index in range(6)} == {(crops.how.crop_px, crops.how.crop_px, 3)}
+
+
 def test_what_cannot_run_says_why(tiny_wider: Path, tmp_path: Path) -> None:
     out = tmp_path / "run"
     with pytest.raises(CheckpointError, match="nothing to resume"):
@@ -161,6 +168,15 @@ def test_what_cannot_run_says_why(tiny_wider: Path, tmp_path: Path) -> None:
         train(RECIPE, data=tiny_wider, out=out, progress=False, workers=0)
     with pytest.raises(CheckpointError, match="another recipe.*seed"):
         train(replace(RECIPE, seed=6), data=tiny_wider, out=out, resume=True, progress=False, workers=0)
+    content = checkpoint.read(out / "checkpoint.pt")
+    for key, value, message in (("data", "0" * 16, "other photos or boxes"), ("processes", 2, "written by 2 processes")):
+        checkpoint.write(out / "checkpoint.pt", content | {key: value})
+        with pytest.raises(CheckpointError, match=message):
+            train(RECIPE, data=tiny_wider, out=out, resume=True, progress=False, workers=0)
+    with pytest.raises(SpecError, match="start_from names none"):
+        train(replace(RECIPE, batch_norm="frozen"), data=tiny_wider, out=tmp_path / "frozen", progress=False, workers=0)
+    with pytest.raises(DataError, match="of 8, all that held_out = 2 leaves have the weight 0"):
+        train(replace(RECIPE, held_out=2, weights={"0--Discs": 0.0}), data=tiny_wider, out=tmp_path / "none", progress=False, workers=0)
     (out / "checkpoint.pt").write_bytes((out / "checkpoint.pt").read_bytes()[:500])
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         train(RECIPE, data=tiny_wider, out=out, resume=True, progress=False, workers=0)
@@ -200,6 +216,37 @@ def test_fine_tuning_starts_from_given_weights(tiny_wider: Path, tmp_path: Path)
         train(other, data=tiny_wider, out=tmp_path / "c", progress=False, workers=0)
 
 
+def test_a_run_goes_on_without_what_it_began_with(tiny_wider: Path, tmp_path: Path) -> None:
+    """Resuming needs the checkpoint alone: not the weights at the start, and checkpoints may be written more or less often."""
+    start = tmp_path / "start.pt"
+    checkpoint.save(Network(SPEC), start)
+    recipe = replace(RECIPE, start_from=str(start))
+    whole = train(recipe, data=tiny_wider, out=tmp_path / "whole", progress=False, workers=0).state_dict()
+    trainer = Trainer(recipe, Run(tiny_wider, tmp_path / "cut", workers=0))
+    for batch in trainer.batches(0, 4):
+        trainer.take_step(*batch)
+    trainer.save()
+    start.unlink()
+    resumed = train(replace(RECIPE, checkpoint_steps=5), data=tiny_wider, out=tmp_path / "cut", resume=True, progress=False, workers=0)
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.state_dict().items())
+    assert checkpoint.read(tmp_path / "cut" / "checkpoint.pt")["recipe"]["start_from"] == str(start)
+
+
+def test_a_resumed_log_is_complete(tmp_path: Path) -> None:
+    """In both forms every step once: what was written up to the checkpoint stays, what will be repeated goes."""
+    event_accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    network = Network(SPEC)
+    for first, steps in ((0, (50, 100, 150)), (100, (150, 200))):
+        with ExitStack() as stack:
+            metrics = Metrics(tmp_path, network, first, stack)
+            for step in steps:
+                metrics.add({"loss": torch.tensor(1.0)}, images=2)
+                metrics.write(step, 1e-3, 2 * step)
+    assert [row["step"] for row in csv.DictReader(open(tmp_path / "metrics.csv"))] == ["50", "100", "150", "200"]
+    events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.step for event in events.Scalars("loss")] == [50, 100, 150, 200]
+
+
 def test_thresholds_are_learned_under_frozen_statistics(tiny_wider: Path, tmp_path: Path) -> None:
     before = train(RECIPE, data=tiny_wider, out=tmp_path / "a", progress=False, workers=0).state_dict()
     frozen = replace(RECIPE, start_from=str(tmp_path / "a" / "network.pt"), batch_norm="frozen")
@@ -236,23 +283,23 @@ def test_the_average_follows_the_weights(tiny_wider: Path, tmp_path: Path) -> No
 
 
 def test_two_processes_train_one_network(tiny_wider: Path, tmp_path: Path) -> None:
+    """Each sees other crops; what they learn is shared, so both end with the same weights."""
     write_recipe(tmp_path / "recipe.toml")
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "dupnet", "train"]
-    command += [
-        str(tmp_path / "recipe.toml"),
-        "--data",
-        str(tiny_wider),
-        "--out",
-        str(tmp_path / "run"),
-        "--workers",
-        "0",
-        "--device",
-        "cpu",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    script = SCRIPT.replace("train(Path", "network = train(Path") + (
+        "import hashlib, os\n"
+        "weights = b''.join(tensor.numpy().tobytes() for tensor in network.state_dict().values())\n"
+        "Path(f'{out}/{os.environ[\"RANK\"]}.txt').write_text(hashlib.sha256(weights).hexdigest())\n"
+    )
+    (tmp_path / "train.py").write_text(script)
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(tmp_path / "train.py")]
+    command += [str(tiny_wider), str(out), "new", "float32"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
-    rows = list(csv.DictReader(open(tmp_path / "run" / "metrics.csv")))
+    rows = list(csv.DictReader(open(out / "metrics.csv")))
     assert rows[-1]["step"] == "60" and rows[-1]["images"] == "240"
+    assert (out / "0.txt").read_text() == (out / "1.txt").read_text()
 
 
 def test_eresfd_trains_in_the_same_loop_and_resumes_bit_for_bit(tiny_wider: Path, tmp_path: Path) -> None:

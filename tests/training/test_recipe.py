@@ -43,6 +43,10 @@ def test_every_shipped_recipe_loads_and_comes_back(name: str) -> None:
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[schedule]\nfinal = -1', "schedule: final must be at least 0"),
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[loss]\nbox = -1', "loss: box must be at least 0"),
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[loss]\nhit_iou = 7', r"loss: hit_iou must be in \[0, 1\]"),
+        ('spec = "dupnet-tinier-yolo"\nsteps = 3\nseed = 99999999999999999999', "seed must be at least 0 and below"),
+        ('spec = "eresfd"\nsteps = 3\n[multibox]\nnegative_ratio = -3', "multibox: negative_ratio must be at least 0"),
+        ('spec = "eresfd"\nsteps = 3\n[multibox]\nlow = 0.4', "multibox: low and match must be"),
+        ('spec = "eresfd"\nsteps = 3\n[multibox]\nsure = 9', "multibox: sure must be"),
         ("steps =", "not valid TOML"),
     ],
 )

@@ -68,6 +68,22 @@ def test_trees_and_arrays_say_the_same(tmp_path: Path) -> None:
     np.savez(tmp_path / "torn.npz", photos=photos, start=[0, 3, 9], boxes=BOXES, scores=SCORES)
     with pytest.raises(DataError, match="do not fit together"):
         read(tmp_path / "torn.npz", photos)
+    np.savez(tmp_path / "late.npz", photos=photos, start=[1, 3, 5], boxes=BOXES, scores=SCORES)
+    with pytest.raises(DataError, match="do not fit together"):
+        read(tmp_path / "late.npz", photos)
+    np.savez(tmp_path / "nan.npz", photos=photos, start=[0, 3, 5], boxes=BOXES * np.nan, scores=SCORES)
+    with pytest.raises(DataError, match="must be finite"):
+        read(tmp_path / "nan.npz", photos)
+    (tmp_path / "empty.npz").touch()
+    np.save(tmp_path / "array.npy", BOXES)
+    (tmp_path / "array.npy").rename(tmp_path / "array.npz")
+    np.savez_compressed(tmp_path / "damaged.npz", photos=photos, start=[0, 3, 5], boxes=BOXES, scores=SCORES)
+    whole = bytearray((tmp_path / "damaged.npz").read_bytes())
+    whole[len(whole) // 3] ^= 0xFF
+    (tmp_path / "damaged.npz").write_bytes(whole)
+    for name in ("empty", "array", "damaged"):
+        with pytest.raises(DataError, match=f"{name}.npz: cannot be read"):
+            read(tmp_path / f"{name}.npz", photos)
 
 
 def test_a_rule_that_contradicts_itself_is_told() -> None:

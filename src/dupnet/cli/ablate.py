@@ -51,7 +51,7 @@ def command(
     if threads:
         torch.set_num_threads(threads)
     plan = ablation.load(ideas)
-    wider.read_difficulty(data)
+    wider.data_set(data)
     run = loop.Run(data, out, cache, device, workers, compile, precision)
     numbers = range(1, seeds + 1)
 

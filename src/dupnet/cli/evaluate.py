@@ -38,7 +38,7 @@ class Contender:
         name: of its own among those that are compared.
         source: from a photo to boxes, or the folder of the files.
         conditions: how it was run, for the report.
-        spec: of the model; None where it is not known.
+        spec: of the model; None where it is not known, or has no quantizable layers.
         file_bytes: of the packed file; None where there is none.
         settings: how it was run, for JSON.
     """
@@ -118,6 +118,8 @@ def command(
     if predictions and len(models) != 1:
         raise click.UsageError(f"--predictions needs one MODEL, not {len(models)}")
     _check_pictures(report, plots, detectors=len(models) + len(files))
+    if predictions:
+        predictions.mkdir(parents=True, exist_ok=True)
     contenders = _distinct([_model(model, sizes, flip, vote, score, iou, threads) for model in models] + [_files(text) for text in files])
     benchmark = open_fddb(fddb) if fddb else open_wider(wider or Path(), split)
     results = [_measure(contender, benchmark, predictions) for contender in contenders]
@@ -165,6 +167,7 @@ def _model(model: str, sizes: tuple[int, ...], flip: bool, vote: bool, score: fl
     from dupnet import integer, packed, zoo
     from dupnet.cli.detectors import looking, open_detector
     from dupnet.runtime import Detector
+    from dupnet.spec import ModelSpec
     from dupnet.views import Views
 
     detector = open_detector(model, threads=threads)
@@ -172,6 +175,7 @@ def _model(model: str, sizes: tuple[int, ...], flip: bool, vote: bool, score: fl
     views = Views(sizes or (detector.default_size,), flip, vote)
     sides = ", ".join(map(str, views.sizes))
     overlap = detector.default_iou if iou is None else iou
+    spec = integer.spec_of(packed.load(path)) if isinstance(detector, Detector) else detector.network.spec
     by = f"kernels {detector.kernels}" if isinstance(detector, Detector) else f"torch on {next(detector.network.parameters()).device.type}"
     conditions = {
         "Model": f"{model}, as shipped" if model == detector.name else str(path),
@@ -186,7 +190,7 @@ def _model(model: str, sizes: tuple[int, ...], flip: bool, vote: bool, score: fl
         detector.name,
         looking(detector, views, score=score, iou=overlap),
         conditions,
-        integer.spec_of(packed.load(path)) if isinstance(detector, Detector) else getattr(detector.network, "spec", None),
+        spec if isinstance(spec, ModelSpec) else None,
         path.stat().st_size if isinstance(detector, Detector) else None,
         {
             "model": detector.name,

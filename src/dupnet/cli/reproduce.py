@@ -65,6 +65,7 @@ def command(
     study = reproduction.Study(tables, reproduction.scale_of(scale), run, fddb)
     path = report or out / f"{scale}.md"
     reproduction.check(study)
+    reports.around(path)
 
     def write() -> None:
         reports.write(path, reports.text(study))

@@ -60,6 +60,7 @@ def command(
 
     from dupnet.cli import say
     from dupnet.experiments import sensitivity
+    from dupnet.experiments.runs import shown
     from dupnet.training import loop
     from dupnet.training import recipe as recipes
 
@@ -92,7 +93,7 @@ def command(
     click.echo(f"{'quantized':12}{'KB':>10}{'MFLOPs':>10}{'loss':>9}{'AP':>8}{'DR':>8}{'more loss':>12}{'change of AP':>14}")
     for row in content["points"]:
         click.echo(
-            f"{row['name']:12}{row['weights_kb']:10,.1f}{row['paper_mflops']:10,.1f}{row['loss']:9.4f}{row['ap']:8.3f}{row['dr']:8.3f}"
-            f"{row['loss_change']:+12.4f}{row['ap_change']:+14.3f}"
+            f"{row['name']:12}{row['weights_kb']:10,.1f}{row['paper_mflops']:10,.1f}{row['loss']:9.4f}"
+            f"{shown(row['ap']):>8}{shown(row['dr']):>8}{row['loss_change']:+12.4f}{shown(row['ap_change'], '+.3f'):>14}"
         )
     click.echo(f"\n{out / 'sensitivity.json'}")

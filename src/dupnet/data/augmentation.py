@@ -66,6 +66,14 @@ class Augmentation:
     def __post_init__(self) -> None:
         if self.crop_px % 2 or not 16 <= self.crop_px <= 2048:
             raise SpecError(f"augmentation: crop_px must be an even number in 16 to 2048, not {self.crop_px}")
+        if self.mosaic and (self.crop_px % 4 or self.crop_px < 32):
+            raise SpecError(
+                f"augmentation: for mosaics of half as large crops, crop_px must be a multiple of 4 from 32, not {self.crop_px}"
+            )
+        if self.zoom_max <= 0 or self.small_px < 0:
+            raise SpecError(f"augmentation: zoom_max must be above 0 and small_px at least 0, not {self.zoom_max} and {self.small_px}")
+        if min(self.anchors_px, default=1) <= 0:
+            raise SpecError(f"augmentation: anchors_px must be above 0, not {min(self.anchors_px)}")
         for name in ("face_px", "fit"):
             low, high = getattr(self, name)
             if not 0 < low <= high:

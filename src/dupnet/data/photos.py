@@ -94,6 +94,8 @@ def _build(samples: list[Sample], images: Path, cache: Path) -> Path:
         index.write_text(json.dumps({"shapes": shapes, "starts": starts}))
         os.replace(index, path.with_suffix(".json"))
         os.replace(part, path)
+    except OSError as error:
+        raise DataError(f"{path}: the cache of decoded photos cannot be written: {error.strerror or error}") from None
     finally:
         part.unlink(missing_ok=True)
         index.unlink(missing_ok=True)

@@ -7,6 +7,7 @@ fourth, `invalid`, means ignore. A photo without faces has the count 0 and, in t
 
 from __future__ import annotations
 
+import hashlib
 import re
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,19 @@ def mat_table(path: str | Path, *fields: str) -> dict[str, list[Any]]:
         }
     except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
+
+
+def annotations_key(root: str | Path, name: str) -> str:
+    """A hash of a split's annotation list: photos and boxes, wherever they lie.
+
+    Raises:
+        DataError: there is no such list.
+    """
+    path = Path(root) / "wider_face_split" / f"wider_face_{name}_bbx_gt.txt"
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 
 
 def split(root: str | Path, name: str) -> tuple[list[Sample], Path]:

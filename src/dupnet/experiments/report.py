@@ -1,6 +1,7 @@
 """The paper's numbers and ours side by side, as markdown: a section for each table or figure, a line for each claim.
 
-Written from finished runs alone, so that the same text comes out whoever asks and however often the runs were interrupted.
+Written from finished runs, so that the same text comes out whoever asks and however often the runs were interrupted; only the times of
+EResFD's backbones are measured for it, once.
 """
 
 from __future__ import annotations
@@ -28,14 +29,26 @@ def write(path: Path, text: str) -> None:
     Raises:
         DataError: the file exists and is no report.
     """
-    if path.exists():
-        before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-        _, end, after = rest.partition(END)
-        if not begin or not end:
-            raise DataError(f"{path}: exists and has no lines {BEGIN!r} and {END!r} between which results could be written")
-    else:
-        before, after = "# Reproduction\n\n", "\n"
+    before, after = around(path)
     write_text(path, f"{before}{BEGIN}\n\n{text}\n{END}{after}")
+
+
+def around(path: Path) -> tuple[str, str]:
+    """What stands before and behind the results in a report; of a new one, a title and nothing.
+
+    Raises:
+        DataError: the file exists and is no report.
+    """
+    if not path.exists():
+        return "# Reproduction\n\n", "\n"
+    try:
+        before, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path}: cannot be read as a report: {error}") from None
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise DataError(f"{path}: exists and has no lines {BEGIN!r} and {END!r} between which results could be written")
+    return before, after
 
 
 def text(study: Study) -> str:
@@ -68,7 +81,6 @@ def _is_number(value: object) -> bool:
 
 def _head(study: Study, found: Results, spread: claims.Spread) -> str:
     scale = study.scale
-    recipe = recipes.load(scale.recipe)
     done = {scores["key"]: scores["run"] for scored in found.values() for scores in scored}
     devices = sorted({f"{run['machine']['device']}, torch {run['machine']['torch']}" for run in done.values()})
     hours = sum(run["seconds"] for run in done.values()) / 3600
@@ -80,9 +92,10 @@ def _head(study: Study, found: Results, spread: claims.Spread) -> str:
             f"{spread.deviation:.4f} ({spread.freedom} degrees of freedom). Two rows of {seeds} seeds each can be told apart where they "
             f"differ by more than {claims.half_width(spread, seeds, seeds):.3f}."
         )
+    names = [backbones.RECIPES[scale.name] if row.table == backbones.TABLE else scale.recipe for row in rows_of(study.names)]
     lines = [
-        f"Scale `{scale.name}`. {scale.about} Recipe `{scale.recipe}`: {recipe.steps:,} steps of {recipe.batch} crops of "
-        f"{recipe.augmentation.crop_px} pixels, {recipe.optimizer.kind}; between rows nothing differs but model, activation and seed.",
+        f"Scale `{scale.name}`. {scale.about} Recipe {'; '.join(map(_recipe, dict.fromkeys(names)))}; between rows of one recipe nothing "
+        "differs but model, activation and seed.",
         "",
         f"- Ours: {MEASURES[study.measure]}, photos scaled to {scale.size_px} pixels"
         + (f", {photos} photos of WIDER FACE val." if photos and not study.fddb else "."),
@@ -95,6 +108,12 @@ def _head(study: Study, found: Results, spread: claims.Spread) -> str:
         f'across; "costs nothing" allows a loss of {claims.NO_WORSE}. `dupnet.experiments.claims` has the rule.',
     ]
     return "\n".join(lines)
+
+
+def _recipe(name: str) -> str:
+    recipe = recipes.load(name)
+    crops = f"{recipe.batch} crops of {recipe.augmentation.crop_px} pixels"
+    return f"`{name}`: {recipe.steps:,} steps of {crops}, {recipe.optimizer.kind}"
 
 
 def _verdicts(judged: Mapping[str, Sequence[claims.Judgement]]) -> str:
@@ -156,11 +175,7 @@ def _backbones(study: Study, found: Results) -> str:
         cells = [f"`{row.name.partition('/')[2]}`", f"{parameters:,}", f"{macs / 1e6:.1f}", f"{times[row.name]:.1f}"]
         cells += [_mean(scored, study.measure), _mean(scored, "dr"), str(len(scored)) if scored else "not run"]
         lines.append(f"| {' | '.join(cells)} |")
-    recipe = recipes.load(backbones.RECIPES[study.scale.name])
-    crops = f"{recipe.steps:,} steps of {recipe.batch} crops of {recipe.augmentation.crop_px} pixels"
-    return "\n".join(
-        [*lines, "", f"Recipe `{backbones.RECIPES[study.scale.name]}`: {crops}. Times are medians of interleaved runs in torch."]
-    )
+    return "\n".join([*lines, "", "Times are medians of interleaved runs in torch."])
 
 
 def _mean(scored: Sequence[Measured], measure: str) -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dupnet import paper
-from dupnet.data import fddb
+from dupnet.data import fddb, wider
 from dupnet.errors import DupnetError, SpecError
 from dupnet.evaluation import wider as wider_protocol
 from dupnet.experiments import backbones, runs
@@ -107,10 +107,13 @@ def rows_of(names: Sequence[str]) -> list[paper.Row]:
         SpecError: no such table or row; lists the tables.
     """
     found: dict[str, paper.Row] = {}
+    tables = [*dict.fromkeys(row.table for row in paper.rows()), backbones.TABLE, "all"]
     for name in names:
         if row := paper.row(name):
             found[row.name] = row
             continue
+        if name not in tables:
+            raise SpecError(f"no table {name!r} to reproduce; there are {', '.join(tables)}, and single rows such as table6/dupnet")
         for row in backbones.rows() if name == backbones.TABLE else paper.rows(None if name == "all" else name):
             found[row.name] = row
         for claim in CLAIMS.get(name, ()):
@@ -151,11 +154,12 @@ def check(study: Study) -> None:
         SpecError, DataError: what is missing.
     """
     rows_of(study.names)
-    for split in ("train", "val"):
-        runs.data_key(study.run.data, split)
-    wider_protocol.read_difficulty(study.run.data)
+    wider.annotations_key(study.run.data, "train")
+    wider_protocol.data_set(study.run.data)
     study.run.torch_device()
     if study.fddb:
+        import scipy.optimize  # noqa: F401
+
         photos = fddb.read(study.fddb)
         fddb.photo_folder(study.fddb, photos)
         fddb.sizes(study.fddb, photos)
@@ -170,7 +174,7 @@ def is_done(study: Study, job: Job) -> bool:
 def _score_files(study: Study, folder: Path) -> dict[str, Path]:
     size = study.scale.size_px
     files = {"wider": runs.wider_file(folder, study.run.data, size)}
-    return files | ({"fddb": folder / f"fddb-{size}.json"} if study.fddb else {})
+    return files | ({"fddb": runs.fddb_file(folder, study.fddb, size)} if study.fddb else {})
 
 
 def estimate(study: Study, jobs: Sequence[Job]) -> float:
@@ -204,7 +208,7 @@ def execute(study: Study, jobs: Sequence[Job], *, say: Callable[[str], None], pr
     say(
         f"about {runs.duration(expected)} of training for the other {len(open_jobs)}, by 3 steps of each model without compiling or loading"
     )
-    start, left, failed = time.monotonic(), len(open_jobs), []
+    start, trained, failed = time.monotonic(), 0, []
     for number, job in enumerate(open_jobs, 1):
         folder = study.folder(job.key)
         with runs.claimed(folder) as mine:
@@ -222,8 +226,8 @@ def execute(study: Study, jobs: Sequence[Job], *, say: Callable[[str], None], pr
                 say(f"    failed: {error}")
                 continue
             scores = measure(study, job, progress=progress)
-        left -= 1
-        each = (time.monotonic() - start) / (len(open_jobs) - left)
+        trained += 1
+        each, left = (time.monotonic() - start) / trained, len(open_jobs) - number
         numbers = ", ".join(
             f"{key} {value:.3f}" for key, value in scores.items() if isinstance(value, float) and not key.startswith("exact_")
         )

@@ -52,16 +52,6 @@ CLAIM_SECONDS = 15.0
 Measured = dict[str, Any]
 
 
-@cache
-def data_key(data: Path, split: str) -> str:
-    """Hash of a split's annotation list: photos and boxes, wherever they lie."""
-    path = data / "wider_face_split" / f"wider_face_{split}_bbx_gt.txt"
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read: {error.strerror}") from None
-
-
 def keyed(recipe: Recipe, data: Path) -> tuple[str, Recipe]:
     """The name of the run's folder, and the recipe with its spec called so.
 
@@ -71,7 +61,7 @@ def keyed(recipe: Recipe, data: Path) -> tuple[str, Recipe]:
     """
     named = (recipe.start_from, recipe.distillation.network, recipe.teacher.detections)
     files = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16] for name in named if Path(name).is_file()}
-    content = {"data": data_key(data, "train")} | ({"files": files} if files else {})
+    content = {"data": wider.annotations_key(data, "train")} | ({"files": files} if files else {})
     if not isinstance(recipe.spec, ModelSpec):
         return _hash(_changes(replace(recipe, checkpoint_steps=500)) | content), recipe
     spec = replace(recipe.spec, name="run", about="", default_size_px=416, default_score=0.5)
@@ -134,22 +124,19 @@ def train(recipe: Recipe, run: loop.Run, *, progress: bool = False) -> None:
         loop.train(recipe, data=run.data, out=folder, resume=resume, progress=progress, **how)  # type: ignore[arg-type]
     with open(folder / "metrics.csv", newline="") as file:
         rows = list(csv.DictReader(file))
+    if not rows:
+        raise DataError(f"{folder / 'metrics.csv'}: holds no rows, so nobody knows what this run took; delete {folder} to train it anew")
     write_json(
         folder / "run.json",
         {
             "recipe": recipes.to_dict(recipe),
-            "seconds": round(sum_of_seconds(rows), 1),
+            "seconds": round(float(rows[-1]["seconds"]), 1),  # a resumed run's clock goes on from the row before
             "images": int(rows[-1]["images"]),
             "last_loss": float(rows[-1]["loss"]),
             "machine": machine(run),
         },
     )
     run.checkpoint.unlink(missing_ok=True)
-
-
-def sum_of_seconds(rows: list[dict[str, str]]) -> float:
-    """Seconds of a whole run from its metrics; a resumed run's clock goes on from the row before."""
-    return float(rows[-1]["seconds"])
 
 
 def machine(run: loop.Run) -> dict[str, Any]:
@@ -192,15 +179,29 @@ def detector(network: Network | EResFD, size: int) -> Callable[[NDArray[np.uint8
     return lambda photo: core.detect(photo, size=size, score=LOWEST_SCORE)
 
 
+@cache
+def _val_key(data: Path) -> str:
+    return _hash({"boxes": wider.annotations_key(data, "val"), "difficulty": wider_protocol.read_difficulty(data)})
+
+
+@cache
+def _fddb_key(root: Path) -> str:
+    return _hash({photo.name: [photo.fold, photo.ellipses.tolist()] for photo in fddb.read(root)})
+
+
 def wider_file(folder: Path, data: Path, size: int) -> Path:
-    """Where a run's folder keeps its `wider_scores`: by the photos' size and the annotations of val."""
-    return folder / f"wider-{size}-{data_key(data, 'val')[:8]}.json"
+    """Where a run's folder keeps its `wider_scores`: by the photos' size, the annotations of val and what counts as easy, medium, hard."""
+    return folder / f"wider-{size}-{_val_key(data)}.json"
+
+
+def fddb_file(folder: Path, root: Path, size: int) -> Path:
+    """The same for its `fddb_scores`."""
+    return folder / f"fddb-{size}-{_fddb_key(root)}.json"
 
 
 def wider_scores(network: Network | EResFD, data: Path, size: int, *, progress: bool = False) -> Measured:
     """Scores on the val photos by WIDER FACE's rules; what cannot be measured is None."""
-    scores = asdict(wider_protocol.evaluate(detector(network, size), data, progress=progress))
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in scores.items()} | {"size": size}
+    return _without_nan(asdict(wider_protocol.evaluate(detector(network, size), data, progress=progress)) | {"size": size})
 
 
 def fddb_scores(network: Network | EResFD, root: Path, size: int, *, progress: bool = False) -> Measured:
@@ -225,7 +226,17 @@ def held_out_scores(
         difficulty[sample.photo] = dict.fromkeys(wider_protocol.LEVELS, found)
     boxes = wider_protocol.run(detector(network, size), chosen, images, progress=progress)
     scores = wider_protocol.score(chosen, difficulty, boxes)
-    return {"ap": scores.ap_medium, "dr": scores.dr, "photos": len(chosen), "size": size}
+    return _without_nan({"ap": scores.ap_medium, "dr": scores.dr, "photos": len(chosen), "size": size})
+
+
+def _without_nan(scores: Measured) -> Measured:
+    """Scores with None for what the photos do not show."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in scores.items()}
+
+
+def shown(value: float | None, form: str = ".3f") -> str:
+    """A score for people, `-` where there is none."""
+    return "-" if value is None else f"{value:{form}}"
 
 
 @torch.no_grad()

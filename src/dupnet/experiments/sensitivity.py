@@ -9,6 +9,7 @@ Before: `dupnet.experiments.runs`. After: `dupnet.search`, which reads `cost_of_
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import json
 import time
@@ -23,6 +24,7 @@ from dupnet import cost, zoo
 from dupnet.data import wider
 from dupnet.data.photos import Photos
 from dupnet.errors import CheckpointError, SpecError
+from dupnet.evaluation import wider as wider_protocol
 from dupnet.experiments import runs
 from dupnet.files import write_json, write_text
 from dupnet.nn import HWGQ, PACT, Network, NetworkOptions, checkpoint
@@ -155,9 +157,11 @@ def measure(settings: Settings, run: loop.Run, *, say: Callable[[str], None], pr
         What `sensitivity.json` holds; it is written there, with `sensitivity.csv` beside it.
 
     Raises:
-        SpecError: the folder belongs to other settings.
+        SpecError: the folder belongs to other settings. DataError: what will be measured on is not there.
     """
     out = run.out.resolve()
+    if settings.on == "val":
+        wider_protocol.data_set(run.data)
     _check_settings(settings, run, out)
     todo = points(settings)
     pending = [point for point in todo if not (out / point.name / "scores.json").exists()]
@@ -170,7 +174,8 @@ def measure(settings: Settings, run: loop.Run, *, say: Callable[[str], None], pr
         say(f"[{number}/{len(pending)}] {point.name}")
         scores = _measure_point(settings, run, point, start, out, progress)
         left = (time.monotonic() - begun) / number * (len(pending) - number)
-        say(f"    loss {scores['loss']:.4f}, AP {scores['ap']:.3f}, detection rate {scores['dr']:.3f}; about {runs.duration(left)} left")
+        numbers = f"loss {scores['loss']:.4f}, AP {runs.shown(scores['ap'])}, detection rate {runs.shown(scores['dr'])}"
+        say(f"    {numbers}; about {runs.duration(left)} left")
     return _summary(settings, run, todo, out)
 
 
@@ -183,15 +188,17 @@ def _check_settings(settings: Settings, run: loop.Run, out: Path) -> None:
     content = recipes.to_dict(
         _recipe(settings, quantized(settings.spec, range(1, len(settings.spec.layers) + 1)), settings.recipe.steps, "")
     )
-    ours = json.loads(json.dumps({"recipe": content, "data": runs.data_key(run.data, "train"), "size_px": settings.size_px}))
+    ours = json.loads(json.dumps({"recipe": content, "data": wider.annotations_key(run.data, "train"), "size_px": settings.size_px}))
     ours |= {
-        "start": str(settings.start.resolve()) if settings.start else settings.start_steps,
+        "start": hashlib.sha256(settings.start.read_bytes()).hexdigest()[:16] if settings.start else settings.start_steps,
         "on": settings.on,
         "photos": settings.photos,
     }
     path = out / "settings.json"
     theirs = runs.measured(path, lambda: ours)
-    if theirs != ours:
+    if theirs != ours and not any(out.glob("*/*")):  # nothing was begun with those
+        write_json(path, ours)
+    elif theirs != ours:
         changed = sorted(key for key in ours if ours[key] != theirs.get(key))
         raise SpecError(f"{out}: holds points of other settings ({', '.join(changed)} differ); choose another --out, or delete it")
 
@@ -261,7 +268,7 @@ def _summary(settings: Settings, run: loop.Run, todo: Sequence[Point], out: Path
         )
     base = rows[0]
     for row in rows:
-        row |= {f"{key}_change": row[key] - base[key] for key in ("loss", "ap", "dr")}
+        row |= {f"{key}_change": None if None in (row[key], base[key]) else row[key] - base[key] for key in ("loss", "ap", "dr")}
     alone = {str(row["layers"][0]): row["loss_change"] for row in rows if len(row["layers"]) == 1}
     content = {
         "model": settings.spec.name,
@@ -313,7 +320,7 @@ def plot(content: dict[str, Any], path: Path) -> None:
         axes = figure.subplots(2, 1, sharex=True)
         for axis, key, label, form in zip(axes, ("loss_change", "ap_change"), ("loss, up is worse", "AP, down is worse"), ("+.2f", "+.3f")):
             for several, (kind, colour) in enumerate(kinds):
-                bars = {n: row[key] for n, row in enumerate(rows) if (len(row["layers"]) > 1) == bool(several)}
+                bars = {n: row[key] for n, row in enumerate(rows) if (len(row["layers"]) > 1) == bool(several) and row[key] is not None}
                 if bars:
                     drawn = axis.bar(list(bars), list(bars.values()), 0.7, color=colour, label=kind)
                     axis.bar_label(drawn, [f"{value:{form}}" for value in bars.values()], padding=2, fontsize=8, color=plots.MUTED)

@@ -34,7 +34,7 @@ def enable(network: Network) -> list[int]:
 
     A layer fits if it has 1-bit weights, moves by one pixel, reads sums of levels below 2^8 whose products, two by two, stay below
     2^15 (so that processors without VNNI are exact as well), and has a multiple of 8 filters unless it is the last; the first layer, if it
-    is pooled and has 3x3 kernels with a border.
+    reads 8-bit pixels, is pooled, has 3x3 kernels with a border, and no copies of its weights.
 
     Returns:
         The numbers of these layers; 0 is the first.
@@ -52,6 +52,7 @@ def enable(network: Network) -> list[int]:
         conv.mixed = conv.weight_bits == 1 and conv.step == 1 and (conv.out_channels % GROUP == 0 or conv is convs[-1])
         if number == 0:
             conv.mixed &= layer.pool == 2 and (conv.in_channels, conv.kernel_size, conv.border) == (FILTER, FILTER, 1)
+            conv.mixed &= (layer.input_bits, layer.weight_copies) == (8, 1)
         else:
             conv.mixed &= level < 2**8 and 2 * level * layer.map_copies < 2**15
         fitting += [number] * conv.mixed

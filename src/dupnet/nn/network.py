@@ -56,7 +56,7 @@ class NetworkOptions:
         pact_bound: where the learned bounds start.
         gradient: of duplicates, `"mean"` as in the paper or `"sum"`.
         standardize_weights: see `DuplicatedConv2d`.
-        spread_copies: the same, for the layers that can have it (1-bit weights, 2 or 4 map copies, one weight copy).
+        spread_copies: the same, for the layers that can have it (1-bit weights, standardized; 2 or 4 map copies, one weight copy).
         ewgs: strength of element-wise gradient scaling of 1-bit weights (`dupnet.nn.quantizers.binarize`); 0 for none.
     """
 
@@ -271,7 +271,9 @@ class Network(nn.Module):
 def begin(network: nn.Module, start: nn.Module) -> None:
     """Give `network` the weights of `start`, which has the same layers.
 
-    Where `network` has more copies of a map, its weights are tiled over them: with `spread_copies` signs become finer integers.
+    Where `network` has more copies of a map, its weights are tiled over them, and what was learned of the sums (statistics of the batch
+    norm, scale of the grid) is made fit for sums so many times as large: the same function, or with `spread_copies` nearly, as
+    signs become finer integers.
     Where its layer has float weights and no copies, and that of `start` has signs, it takes the signs with their copies laid out:
     the same function, from where training in floats can go on.
 
@@ -282,11 +284,16 @@ def begin(network: nn.Module, start: nn.Module) -> None:
     layers = dict(network.named_modules())
     for name, given in start.named_modules():
         layer = layers.get(name)
-        if isinstance(given, DuplicatedConv2d) and isinstance(layer, DuplicatedConv2d) and given.weight_bits == 1:
-            if (layer.weight_bits, layer.weight_copies, layer.map_copies) == (FULL, 1, 1):
-                weights[f"{name}.weight"] = given.plain_weights()
-    for name, wanted in network.state_dict().items():
-        given = weights.get(name)
-        if name.endswith("conv.weight") and given is not None and given.ndim == 4 and wanted.shape[1] > given.shape[1]:
-            weights[name] = given.repeat(1, wanted.shape[1] // given.shape[1], 1, 1)
+        if not (isinstance(given, DuplicatedConv2d) and isinstance(layer, DuplicatedConv2d)):
+            continue
+        if given.weight_bits == 1 and (layer.weight_bits, layer.weight_copies, layer.map_copies) == (FULL, 1, 1):
+            weights[f"{name}.weight"] = given.plain_weights()
+            continue
+        tiles = layer.weight.shape[1] // given.weight.shape[1]
+        weights[f"{name}.weight"] = given.weight.detach().repeat(1, max(tiles, 1), 1, 1)
+        larger = layer.map_copies / given.map_copies
+        for part, power in (("scale", -1), ("norm.running_mean", 1), ("norm.running_var", 2)):
+            key = f"{name.removesuffix('conv')}{part}"
+            if key in weights and larger != 1:
+                weights[key] = weights[key] * larger**power
     network.load_state_dict(weights)

@@ -26,6 +26,7 @@ from tqdm import tqdm
 from dupnet.data import wider
 from dupnet.data.photos import Photos
 from dupnet.errors import CheckpointError, DupnetError, SpecError
+from dupnet.files import whole
 from dupnet.nn import checkpoint, mixed
 from dupnet.nn.duplication import DuplicatedConv2d
 from dupnet.nn.eresfd import EResFD
@@ -174,6 +175,8 @@ class Trainer:
             torch.backends.cudnn.allow_tf32 = all((2**layer.input_bits - 1) * layer.weight_copies <= 2048 for layer in layers)
         if self.world > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+        if recipe.batch_norm == "frozen" and not recipe.start_from and not resuming:
+            raise SpecError("recipe: batch_norm = 'frozen' keeps the statistics of a network to start from, and start_from names none")
         torch.manual_seed(recipe.seed)
         self.network = make_network(recipe)
         if recipe.start_from and not resuming:
@@ -198,6 +201,7 @@ class Trainer:
         self.optimizer = make_optimizer(self.network, recipe)
         self.step = 0
         samples, images = wider.split(run.data, "train")
+        self.data = wider.annotations_key(run.data, "train")
         if self.rank > 0:  # the first process decodes into the cache, the others wait and find it done
             dist.barrier()
         photos = Photos(relabel(samples, recipe.teacher), images, run.cache)
@@ -231,24 +235,29 @@ class Trainer:
         """Write everything that `resume` needs."""
         content = checkpoint.describe(self.network)
         content |= {"average": {k: v.cpu() for k, v in self.average.items()}, "optimizer": self.optimizer.state_dict()}
-        content |= {"step": self.step, "recipe": recipes.to_dict(self.recipe)}
+        content |= {"step": self.step, "recipe": recipes.to_dict(self.recipe), "data": self.data, "processes": self.world}
         checkpoint.write(self.run.checkpoint, content)
 
     def resume(self) -> None:
-        """Go back to the last checkpoint.
+        """Go back to the last checkpoint. How often it is written may change, and what the run started from no longer matters.
 
         Raises:
-            CheckpointError: it belongs to another recipe, or is damaged.
+            CheckpointError: it belongs to another recipe, to other photos or to another number of processes, or is damaged.
         """
         path = self.run.checkpoint
         content = checkpoint.read(path)
         if "step" not in content:
             raise CheckpointError(f"{path}: holds a network but no training run to go on with")
-        ours = recipes.to_dict(self.recipe)
-        theirs = recipes.to_dict(recipes.from_dict(content["recipe"], source=str(path)))  # with defaults for what is newer than the run
+        known = recipes.from_dict(content["recipe"], source=str(path))  # with defaults for what is newer than the run
+        self.recipe = replace(self.recipe, start_from=known.start_from)
+        ours, theirs = recipes.to_dict(self.recipe), recipes.to_dict(replace(known, checkpoint_steps=self.recipe.checkpoint_steps))
         if ours != theirs:
             changed = sorted(key for key in ours if ours[key] != theirs[key])
             raise CheckpointError(f"{path}: was written by another recipe; these differ: {', '.join(changed)}")
+        if content.get("data", self.data) != self.data:
+            raise CheckpointError(f"{path}: was trained on other photos or boxes than those that {self.run.data} lists now")
+        if content.get("processes", self.world) != self.world:
+            raise CheckpointError(f"{path}: was written by {content['processes']} processes, and this is a run of {self.world}")
         self.network.load_state_dict(content["weights"])
         self.average = {k: v.to(self.device) for k, v in content["average"].items()}
         self.optimizer.load_state_dict(content["optimizer"])
@@ -331,11 +340,12 @@ class Metrics:
             with open(path, newline="") as old:
                 rows = [row for row in csv.DictReader(old) if row["step"] and int(row["step"]) <= first_step and None not in row.values()]
         self.offset = float(rows[-1]["seconds"]) if rows else 0.0
-        self.file = stack.enter_context(open(path, "w", newline="", buffering=1))
-        self.writer = csv.DictWriter(self.file, self.COLUMNS)
-        self.writer.writeheader()
-        self.writer.writerows(rows)
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step)
+        with whole(path) as part, open(part, "w", newline="") as file:
+            writer = csv.DictWriter(file, self.COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        self.writer = csv.DictWriter(stack.enter_context(open(path, "a", newline="", buffering=1)), self.COLUMNS)
+        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1 if first_step else 0)
         stack.callback(self.board.close)
         self.network, self.signs = network, signs(network)
         self.sums: dict[str, Tensor] = {}

@@ -13,7 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dupnet import checked
 from dupnet.data.augmentation import FACE, IGNORE
+from dupnet.errors import SpecError
 from dupnet.head import LOG_SIZE_MAX
 from dupnet.nn import eresfd
 from dupnet.nn.eresfd import Level
@@ -40,6 +42,14 @@ class MultiboxOptions:
     sure: float = 0.5
     ignore_overlap: float = 0.4
     box: float = 1.0
+
+    def __post_init__(self) -> None:
+        checked.not_negative(self, ("negative_ratio", "alpha", "gamma", "box"), where="multibox")
+        if not 0 <= self.low <= self.match <= 1:
+            raise SpecError(f"multibox: low and match must be in [0, 1] and low not above match, not {self.low} and {self.match}")
+        for name in ("sure", "ignore_overlap"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise SpecError(f"multibox: {name} must be in [0, 1], not {getattr(self, name)}")
 
 
 def match_anchors(overlap: Tensor, options: MultiboxOptions) -> Tensor:

@@ -108,8 +108,8 @@ class Recipe:
         for name in ("steps", "batch", "checkpoint_steps"):
             if getattr(self, name) < 1:
                 raise SpecError(f"recipe: {name} must be at least 1, not {getattr(self, name)}")
-        if self.seed < 0:
-            raise SpecError(f"recipe: seed must be at least 0, not {self.seed}")
+        if not 0 <= self.seed < 2**63:
+            raise SpecError(f"recipe: seed must be at least 0 and below 2^63, not {self.seed}")
         if self.held_out < 0 or self.held_out == 1:
             raise SpecError(f"recipe: held_out must be 0, or at least 2 so that photos are left to train on, not {self.held_out}")
         if not 0 <= self.ema < 1:

@@ -54,7 +54,10 @@ class Crops(Dataset[Crop]):
         rendered: bool = True,
     ) -> None:
         self.photos, self.how, self.seed, self.rendered = photos, how, seed, rendered
-        self.part = replace(how, crop_px=how.crop_px // 2, face_px=(how.face_px[0], how.face_px[1] / 2))
+        self.part = how  # of a mosaic
+        if how.mosaic:
+            smallest, largest = how.face_px
+            self.part = replace(how, crop_px=how.crop_px // 2, face_px=(min(smallest, largest / 2), largest / 2), mosaic=0.0)
         share = np.array([(weights or {}).get(sample.photo.split("/")[0], 1.0) for sample in photos.samples])
         folders = sorted({sample.photo.split("/")[0] for sample in photos.samples})
         if unknown := sorted(set(weights or {}) - set(folders)):
@@ -62,8 +65,10 @@ class Crops(Dataset[Crop]):
             warnings.warn(f"recipe: [weights] names {', '.join(unknown)}, but no photo is in such a folder; there are {some}", stacklevel=2)
         if held_out:
             share[(np.arange(len(share)) % abs(held_out) == 0) == (held_out > 0)] = 0
-        if share.min() < 0 or share.sum() <= 0:
-            raise DataError("weights of the data's folders must be at least 0, and not all of them 0")
+        if min((weights or {}).values(), default=0) < 0:
+            raise DataError("weights of the data's folders must be at least 0")
+        if share.sum() <= 0:
+            raise DataError(f"no photo can be drawn: of {len(share)}, all that held_out = {held_out} leaves have the weight 0")
         self.cumulative = np.cumsum(share) / share.sum()
 
     def __getitem__(self, index: int) -> Crop:

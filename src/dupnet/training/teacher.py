@@ -6,6 +6,7 @@ prediction files or as arrays. After this module the samples go into `dupnet.tra
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,12 +109,15 @@ def read(path: str | Path, photos: Sequence[str]) -> list[Found]:
     try:
         with np.load(path, allow_pickle=False) as file:
             names, start, boxes, scores = (file[key] for key in ("photos", "start", "boxes", "scores"))
-    except (OSError, ValueError, KeyError, BadZipFile) as error:
+    except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as a teacher's boxes (photos, start, boxes, scores): {error}") from None
-    if start.shape != (len(names) + 1,) or boxes.shape != (len(scores), 4) or (np.diff(start) < 0).any() or start[-1] != len(scores):
+    shapes = start.shape == (len(names) + 1,) and scores.ndim == 1 and boxes.shape == (len(scores), 4)
+    if not shapes or start[0] != 0 or (np.diff(start) < 0).any() or start[-1] != len(scores):
         raise DataError(
             f"{path}: {len(names)} photos, {start.shape} starts, {boxes.shape} boxes and {scores.shape} scores do not fit together"
         )
+    if not (np.isfinite(boxes).all() and np.isfinite(scores).all()):
+        raise DataError(f"{path}: boxes and scores must be finite numbers")
     rows = {str(name): slice(int(a), int(b)) for name, a, b in zip(names, start, start[1:])}
     if missing := [photo for photo in photos if photo not in rows]:
         raise DataError(f"{path}: {len(missing)} of {len(photos)} photos are missing, such as {missing[0]!r}")
