@@ -233,7 +233,9 @@ private:
             std::string name = word.substr(forbids);
             if (forbids && known.count(name) && name != dn_kernels_name(0))
                 forbidden.insert(name);
-            else if (forbids || word != wanted || dn_model_use_kernels(&model, name.c_str()) != DN_OK)
+            else if (word != wanted && !forbids)
+                throw nb::value_error(("kernels are one name, or a list of those to avoid, such as -avx512,-avx2; not " + wanted).c_str());
+            else if (forbids || dn_model_use_kernels(&model, name.c_str()) != DN_OK)
                 throw nb::value_error(("no kernels " + word + " run here; this build has" + listed).c_str());
         }
         if (forbidden.empty()) return;

@@ -93,7 +93,7 @@ static uint32_t ones(uint32_t v) {
     return ((v + (v >> 4)) & 0x0f0f0f0fu) * 0x01010101u >> 24;
 }
 
-/* Sum of one filter's weights: at most 49 * 2^18 * 255 < 2^32. */
+/* Sum of one filter's weights: below 2^31, as the stage's accumulators are (DN_FILE_ACCUMULATOR), and levels are at least 1. */
 static int64_t weight_sum(const dn_stage *stage, size_t filter) {
     const uint8_t *plane = stage->weights + filter * stage->weight_bits * stage->plane_bytes;
     int64_t sum = 0, count = (int64_t)stage->kernel * stage->kernel * stage->stored_channels;

@@ -35,15 +35,18 @@
  * read-only memory, and into the model's memory, which holds what is decoded while the model is opened (7 and 22 KB for
  * the models that ship; its size is asked for first). Both must stay where they are, unchanged, as long as the model is used, and
  * a model that is moved keeps pointing there. Everything else happens in an arena, plain memory of any
- * alignment whose size is asked for first; nothing in it outlives a call. The stack holds about 1 KB.
+ * alignment whose size is asked for first; nothing in it outlives a call. The stack holds about 1 KB for row streaming, 1.5 KB with
+ * the portable kernels, 3 KB with vector kernels.
  *
  * Threads. A model is read-only after `dn_model_open`, so any number of threads may share it, each with its own arena.
  * One call uses several threads if the caller lends them (`dn_workers`); the results are the same bit for bit.
  *
- * Failures. Every function that can fail returns a `dn_status`. `dn_model_open` checks every byte of the file, so
- * later calls do not fail because of its contents, whoever wrote it. When a call fails, its outputs are unspecified.
+ * Failures. Every function that can fail returns a `dn_status`. `dn_model_open` checks every byte of the file, so later
+ * calls do not fail because of its contents, whoever wrote it, but for what a valid model is not made for: DN_NOT_BOXES,
+ * DN_NOT_CLASSES, DN_NOT_BY_ROWS, DN_TOO_LARGE. When a call fails, its outputs are unspecified.
  *
- * Not promised: that boxes agree to the last float bit between C libraries (`expf` differs); integers do. */
+ * Not promised: that boxes agree to the last float bit between C libraries (`expf` differs) or between compilers that may fuse
+ * multiplications and additions (`-ffp-contract=off` forbids it); integers do. */
 #ifndef DUPNET_H
 #define DUPNET_H
 
@@ -266,7 +269,7 @@ dn_status dn_model_parts(const dn_model *model, size_t width, size_t height, con
 
 /* Detection in a photo that arrives in rows, as a camera delivers them: nothing of the photo but its last rows is ever in
  * memory, and no map. The boxes are those of `dn_detect`; the arena grows with the width of the photo, not with its height
- * (docs/core.md, "Row streaming"). One thread; options.workers are not used.
+ * (docs/core.md, "Row streaming"). One thread; options.workers are checked and not used.
  *
  *     dn_stream *stream;
  *     size_t bytes, count;

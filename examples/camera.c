@@ -1,6 +1,6 @@
 /* Faces in a photo that is never in memory: its rows arrive one by one, as a camera delivers them.
  *
- *     cc -std=c99 -O2 -Icore core/[a-z]*.c examples/camera.c -lm -o camera
+ *     cc -std=c99 -O2 -ffp-contract=off -Icore core/[a-z]*.c examples/camera.c -lm -o camera
  *     ./camera face.dnet < photo.ppm
  *
  * All memory is what stands here: the model's file, its description and what is decoded of it, one row, the boxes, and 48 KB to

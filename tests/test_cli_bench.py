@@ -46,7 +46,8 @@ def test_stages_add_up(isa: str) -> None:
 
 
 def test_peers_take_turns(tmp_path: Path) -> None:
-    (tmp_path / "peers.py").write_text(PEERS)
+    (tmp_path / "peers.py").write_text("import beside_peers\n" + PEERS)
+    (tmp_path / "beside_peers.py").touch()
     arguments = ("--size", "64x64", "--threads", "2", "--peers", str(tmp_path), "--peer", "slow")
     found = json.loads(bench(*arguments, "--json"))
     (peer,) = found["peers"]
@@ -58,7 +59,9 @@ def test_peers_take_turns(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("import nothing_of_this_name", "needs nothing_of_this_name, which is not installed: pip install nothing_of_this_name"),
+        ("import nothing_of_this_name", "needs the module nothing_of_this_name, which is not installed"),
+        ("", "peers.py: has no load(name, threads=, floor=)"),
+        ("def load(name, **options):\n    return {}[name]", "yunet_s cannot be loaded: KeyError: 'yunet_s'"),
         ("def load(name, **options):\n    raise ValueError(f'unknown peer {name!r}')", "unknown peer 'yunet_s'"),
         (None, "no file peers.py"),
     ],

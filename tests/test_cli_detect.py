@@ -128,6 +128,27 @@ def test_one_bad_photo_stops_no_other(photos: Path, model: Path) -> None:
     assert all(line.startswith("dupnet: error: ") for line in errors)
 
 
+def test_a_photo_that_takes_too_much_memory_stops_no_other(photos: Path, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, turns = Detector.detect, iter([True, False])
+
+    def detect(*photo: object, **options: object) -> object:
+        if next(turns):
+            raise MemoryError
+        return whole(*photo, **options)
+
+    monkeypatch.setattr(Detector, "detect", detect)
+    result = dupnet("detect", "more/b.jpg", "a.png", "--json", "--model", model)
+    assert result.exit_code == 1 and "more/b.jpg: needs more memory than is free" in result.stderr
+    assert json.loads(result.stdout)["photo"] == "a.png"
+
+
+def test_names_that_the_terminal_cannot_show(photos: Path, model: Path) -> None:
+    Path("a.png").rename("日本.png")
+    command = [sys.executable, "-m", "dupnet", "detect", "日本.png", "--score", "0.0", "--csv"]
+    done = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "latin-1"})
+    assert done.returncode == 0 and b"\\u65e5\\u672c.png," in done.stdout, done.stderr
+
+
 def test_draw_one_photo_into_a_file(photos: Path, model: Path) -> None:
     assert dupnet("detect", "a.png", "--draw", "new/out.jpg", "--model", model).exit_code == 0
     with Image.open("new/out.jpg") as drawn:

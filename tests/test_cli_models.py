@@ -54,6 +54,11 @@ def test_the_cost_of_changes() -> None:
     assert round(found["weight_bytes"] / 1024, 1) == 35.9
 
 
+def test_of_files_is_spoken_where_there_are_some() -> None:
+    texts = {name: CliRunner().invoke(main, ["cost", name]).output for name in ("dupnet-tinier-yolo", "tiny-yolo")}
+    assert "The file has a header" in texts["dupnet-tinier-yolo"] and "The file has" not in texts["tiny-yolo"]
+
+
 def test_an_unknown_table_prints_nothing_else() -> None:
     result = CliRunner().invoke(main, ["zoo", "--table", "table99"])
     assert result.exit_code == 1 and result.output.count("\n") == 1

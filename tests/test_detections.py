@@ -98,6 +98,11 @@ def test_pictures_need_a_photo() -> None:
     assert bare.plot(PHOTO).size == (160, 100) and bare.plot(Image.fromarray(PHOTO)).size == (160, 100)
 
 
+def test_boxes_from_elsewhere_may_be_huge() -> None:
+    huge = Detections([[-1e30, -1e30, 1e30, 1e30], [20, 20, 60, 60]], [0.9, 0.8], PHOTO)
+    assert (np.asarray(huge.plot()) != PHOTO).any()
+
+
 @pytest.mark.parametrize("size_hw", [(1, 1), (24, 700), (700, 24), (900, 1600)])
 def test_a_drawing_hides_no_face(size_hw: tuple[int, int]) -> None:
     rng = np.random.default_rng(5)

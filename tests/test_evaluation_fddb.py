@@ -218,6 +218,10 @@ def test_wrong_annotations_are_told(tiny_fddb: Path, tmp_path: Path) -> None:
     (tiny_fddb / "FDDB-folds" / "FDDB-fold-07-ellipseList.txt").unlink()
     with pytest.raises(DataError, match="fold 7 is missing"):
         annotations.read(tiny_fddb)
+    for fold in range(1, 11):
+        (tiny_fddb / "FDDB-folds" / f"FDDB-fold-{fold:02d}-ellipseList.txt").write_text("2002/big/img_10\n0\n" if fold == 1 else "")
+    with pytest.raises(DataError, match="the ellipse lists hold no face"):
+        annotations.read(tiny_fddb)
 
 
 @pytest.mark.shared

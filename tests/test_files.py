@@ -20,6 +20,17 @@ def test_a_file_takes_the_place_of_the_old_one_only_when_it_is_complete(tmp_path
     assert path.read_text() == '{\n "a": 1\n}\n' and list(path.parent.iterdir()) == [path]
 
 
+def test_a_name_as_long_as_names_may_be(tmp_path: Path) -> None:
+    write_text(tmp_path / ("é" * 127 + "a"), "x")  # 255 bytes
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_what_json_cannot_say_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        write_json(tmp_path / "a.json", {"ap": float("nan")})
+    assert not list(tmp_path.iterdir())
+
+
 def test_what_is_no_regular_file_is_written_directly(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import platform
 import runpy
+import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -302,12 +303,16 @@ def load_peer(folder: str | Path, name: str, threads: int) -> Callable[[NDArray[
     """
     if not (Path(folder) / "peers.py").is_file():
         raise DataError(f"{folder}: no file peers.py, which should have load(name, threads=, floor=)")
+    sys.path.insert(0, str(Path(folder).resolve()))  # as of a program: it may import what lies beside it
     try:
-        detect: Callable[[NDArray[np.uint8]], object] = runpy.run_path(str(Path(folder) / "peers.py"))["load"](
-            name, threads=threads, floor=SCORE
-        )
+        module = runpy.run_path(str(Path(folder) / "peers.py"))
+        if "load" not in module:
+            raise DataError(f"{folder}/peers.py: has no load(name, threads=, floor=)")
+        detect: Callable[[NDArray[np.uint8]], object] = module["load"](name, threads=threads, floor=SCORE)
     except ModuleNotFoundError as error:
-        raise DataError(f"{folder}/peers.py: {name} needs {error.name}, which is not installed: pip install {error.name}") from None
-    except ValueError as error:
-        raise DataError(f"{folder}/peers.py: {error}") from None
+        raise DataError(f"{folder}/peers.py: {name} needs the module {error.name}, which is not installed") from None
+    except (KeyError, ValueError, TypeError) as error:
+        raise DataError(f"{folder}/peers.py: {name} cannot be loaded: {type(error).__name__}: {error}") from None
+    finally:
+        sys.path.pop(0)
     return detect

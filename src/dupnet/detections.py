@@ -291,7 +291,8 @@ def _draw(picture: Image.Image, faces: Detections) -> Image.Image:
     draw = ImageDraw.Draw(picture)
     line = max(1, round(max(picture.size) / 280))
     font = ImageFont.load_default(max(10, round(max(picture.size) / 45)))
-    boxes = [(round(x1), round(y1), round(x2), round(y2)) for x1, y1, x2, y2 in faces.xyxy.tolist()]
+    far = 2 * max(picture.size)  # beyond it nothing shows, and much further Pillow cannot draw
+    boxes = [(round(x1), round(y1), round(x2), round(y2)) for x1, y1, x2, y2 in faces.xyxy.clip(-far, far).tolist()]
     for rim, colour in ((1 + line // 4, _EDGE), (0, _LINE)):
         for x1, y1, x2, y2 in boxes:
             out = line + rim

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,7 +26,8 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """
     path = Path(path)
     direct = path.exists() and not path.is_file() and not path.is_dir()
-    part = path if direct else path.with_name(f".{path.name}.{os.getpid()}.part")
+    # Of the name only a hash: one of nearly 255 bytes, all that file systems take, has no room for more.
+    part = path if direct else path.with_name(f".{zlib.crc32(path.name.encode(errors='surrogateescape')):08x}.{os.getpid()}.part")
     try:
         yield part
         if not direct:

@@ -114,6 +114,8 @@ def _from_pil(image: Image.Image, name: str) -> Pixels:
 
 def _unreadable(name: str, error: Exception) -> ImageError:
     """For whatever a decoder raises: damaged files end in errors of struct, zlib, indices or syntax, as it comes."""
+    if isinstance(error, MemoryError):
+        return ImageError(f"{name}: does not fit into the memory that is free")
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     return ImageError(f"{name}: cannot be read, perhaps damaged: {reason}")
 
@@ -125,7 +127,10 @@ def _to_rgb(image: Image.Image, *, is_16_bit: bool) -> Image.Image:
             raise ImageError(f"gray values from {values.min()} to {values.max()} do not fit 16 bits; convert it to 8 bits first")
         if image.mode == "I" and not is_16_bit and 0 < values.max() < 256:
             raise ImageError(f"32-bit gray values up to {values.max()} look like 8 bits, and are black as 16; convert it to mode L first")
-        return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8)).convert("RGB")
+        gray = ((values * 255 + 32767) // 65535).astype(np.uint8)
+        if isinstance(through := image.info.get("transparency"), int):
+            gray[values == through] = 255
+        return Image.fromarray(gray).convert("RGB")
     if image.mode == "F":
         raise ImageError("floating-point pixels have no fixed white; convert it to 8 bits first")
     if image.has_transparency_data:

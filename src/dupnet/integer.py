@@ -1,6 +1,6 @@
 """The integer model: the waist of the hourglass, plain data.
 
-Everything before it (specs, networks, training) ends here; everything after it (reference, packed file, C core, exports)
+Everything before it (specs, networks, training) ends here; everything after it (reference, packed file, C core)
 starts here and knows neither torch nor floats, except for the head's scales. What the numbers mean is defined in
 docs/arithmetic.md and computed, slowly, by `dupnet.reference`.
 """

@@ -1,7 +1,7 @@
 """The packed file, `.dnet`: an integer model as bytes, and back. The layout and its rules are docs/format.md.
 
 Whatever `from_bytes` returns obeys every rule there, so what follows need not check again; `core/dn_model.c` accepts and
-refuses the same files. Before this module comes `dupnet.conversion`; after it come `dupnet.runtime` and the exports.
+refuses the same files. Before this module comes `dupnet.conversion`; after it comes `dupnet.runtime`.
 """
 
 from __future__ import annotations

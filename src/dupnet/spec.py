@@ -291,7 +291,9 @@ def load(path: str | Path) -> ModelSpec:
     """Read a spec from a TOML file."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
         raise SpecError(f"{path}: cannot be read: {error}") from None
     return from_toml(text, source=str(path))
 

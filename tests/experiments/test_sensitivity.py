@@ -108,6 +108,8 @@ def test_measured_once_printed_plotted_and_searched(tiny_wider: Path, tmp_path: 
     drawn = (tmp_path / "plot.svg").read_text()
     assert all(f">{words}</text>" in drawn for words in ("one layer alone", "several layers, as in Table 3", "conv1-4"))
     assert all(f">{point['ap_change']:+.3f}</text>" in drawn for point in table["points"][1:])
+    nothing = CliRunner().invoke(main, [*command[:4], "--no-alone"])
+    assert nothing.exit_code == 2 and "leaves nothing to measure" in nothing.output
     refused = CliRunner().invoke(main, [*command[:4], "--out", str(tmp_path / "never"), "--plot", "costs.pdf"])
     assert refused.exit_code == 1 and "must end in one of .png .svg" in refused.output and not (tmp_path / "never").exists()
 

@@ -85,9 +85,13 @@ def test_spread_copies_are_one_more_than_r_levels_and_stay_so() -> None:
         assert (signs[:, :-1] >= signs[:, 1:]).all(), "each copy's sign falls with its offset"
 
 
-@pytest.mark.parametrize("wrong", [{"kernel_size": 2}, {"weight_copies": 3}, {"gradient": "max"}, {"map_copies": 3, "spread_copies": True}])
+WRONG = [{"kernel_size": 2}, {"weight_copies": 3}, {"gradient": "max"}, {"map_copies": 3, "spread_copies": True}]
+WRONG += [{"weight_bits": 0}, {"weight_bits": 9}, {"weight_copies": 0}, {"map_copies": 0}, {"step": 0}]
+
+
+@pytest.mark.parametrize("wrong", WRONG)
 def test_impossible_layers_are_refused(wrong: dict) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=next(iter(reversed(wrong))).replace("weight_copies", "weight.copies")):
         DuplicatedConv2d(8, 8, **wrong)
 
 

@@ -52,7 +52,9 @@ def network() -> EResFD:
 
 
 def test_the_published_size() -> None:
-    modules = eresfd.costs(EResFD(), (480, 640))
+    network = EResFD()
+    modules = eresfd.costs(network, (480, 640))
+    assert network.training and {p.device.type for p in network.parameters()} == {"cpu"}, "it is asked about, not used up"
     assert sum(module.parameters for module in modules) == 92_208
     assert sum(module.macs for module in modules) == 295_065_600
     assert sum(module.macs for module in eresfd.costs(EResFD(), (640, 640))) == 393_308_400

@@ -54,6 +54,9 @@ def test_gray_and_16_bit_gray(tmp_path: Path) -> None:
         assert (image.read(saved(Image.fromarray(deep), tmp_path / name)) == expected).all()
     assert (image.read(Image.fromarray(deep.astype(np.int32))) == expected).all()
     assert (image.read(Image.fromarray(deep.astype(">u2"))) == expected).all()
+    clear = np.where(gray == gray[0, 0], 255, gray)
+    path = saved(Image.fromarray(deep), tmp_path / "clear.png", transparency=int(deep[0, 0]))
+    assert (image.read(path) == clear[:, :, None]).all()
     assert image.read(Image.fromarray(np.array([[0, 128, 129, 65535]], np.uint16)))[0, :, 0].tolist() == [0, 0, 1, 255]
 
 

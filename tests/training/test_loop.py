@@ -177,6 +177,10 @@ def test_what_cannot_run_says_why(tiny_wider: Path, tmp_path: Path) -> None:
         train(replace(RECIPE, batch_norm="frozen"), data=tiny_wider, out=tmp_path / "frozen", progress=False, workers=0)
     with pytest.raises(DataError, match="of 8, all that held_out = 2 leaves have the weight 0"):
         train(replace(RECIPE, held_out=2, weights={"0--Discs": 0.0}), data=tiny_wider, out=tmp_path / "none", progress=False, workers=0)
+    (out / "checkpoint.pt").rename(tmp_path / "checkpoint.pt")
+    with pytest.raises(CheckpointError, match="network.pt exists: that run is finished"):
+        train(RECIPE, data=tiny_wider, out=out, progress=False, workers=0)
+    (tmp_path / "checkpoint.pt").rename(out / "checkpoint.pt")
     (out / "checkpoint.pt").write_bytes((out / "checkpoint.pt").read_bytes()[:500])
     with pytest.raises(CheckpointError, match="not a readable checkpoint"):
         train(RECIPE, data=tiny_wider, out=out, resume=True, progress=False, workers=0)

@@ -8,6 +8,7 @@ and `dupnet detect` never wait for torch. Results go to stdout, everything else 
 from __future__ import annotations
 
 import errno
+import io
 import sys
 from importlib import import_module
 from typing import Any
@@ -91,3 +92,5 @@ def report(message: str) -> None:
 @click.version_option(__version__, prog_name="dupnet")
 def main() -> None:
     """Face detection with very tiny quantized networks. `dupnet VERB --help` tells more about a verb."""
+    if isinstance(sys.stdout, io.TextIOWrapper):  # a photo's name that the terminal's encoding lacks is no reason to stop
+        sys.stdout.reconfigure(errors="backslashreplace")

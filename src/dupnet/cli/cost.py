@@ -52,7 +52,9 @@ def command(model: str, size: tuple[int, int] | None, against_float: bool, as_js
             f"{line.name:8}{line.weight_bytes / 1024:12.3f}{file:>10}{line.macs / 1e6:12.1f}{line.paper_mflops:12.1f}"
             f"{line.effective_macs / 1e6:12.1f}{line.map_bytes / 1024:12.1f}"
         )
-    click.echo("\nThe file has a header besides its layers, and is smaller than this, because thresholds and some weights are coded.")
+    click.echo()
+    if spec.is_integer:
+        click.echo("The file has a header besides its layers, and is smaller than this, because thresholds and some weights are coded.")
     click.echo("The total of the maps is the largest layer's (read + written).")
 
 

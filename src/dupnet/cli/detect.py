@@ -88,6 +88,9 @@ def command(
         except DupnetError as error:
             report(str(error))
             failed = True
+        except MemoryError:
+            report(f"{path}: needs more memory than is free at {max(sizes or (detector.default_size,))} pixels; --size makes it less")
+            failed = True
         else:
             _print(path, faces, format)
     sys.exit(1 if failed else 0)

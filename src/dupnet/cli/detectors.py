@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 def runs_in_torch(model: str) -> bool:
     """Whether `model` is the path of a checkpoint; anything else is for the C core."""
-    return Path(model).suffix in (".pt", ".pth")
+    return Path(model).suffix.lower() in (".pt", ".pth")
 
 
 def open_detector(model: str | None, *, threads: int) -> Detector | NetworkDetector | EResFDDetector:

@@ -56,6 +56,8 @@ def command(
     is not to be tuned on. Finished points are files in the folder: killed and started again, only the rest is done.
     sensitivity.json is what `dupnet search --sensitivity` reads; sensitivity.csv holds the same table.
     """
+    if not alone and not progressive:
+        raise click.UsageError("--no-alone leaves nothing to measure; give --progressive, too")
     import torch
 
     from dupnet.cli import say

@@ -14,7 +14,7 @@ from tqdm import tqdm
 @click.argument("model")
 @click.option("--checkpoint", required=True, type=click.Path(path_type=Path), help="The network that MODEL was made from.")
 @click.option("--photos", required=True, type=click.Path(exists=True, path_type=Path), help="A photo, or a folder (read recursively).")
-@click.option("--size", type=click.IntRange(32, 8192), help="Long side of the network's input.  [default: the model's]")
+@click.option("--size", type=click.IntRange(1, 8192), help="Long side of the network's input.  [default: the model's]")
 @click.option("--limit", type=click.IntRange(1), help="Compare on so many photos at most.")
 def command(model: str, checkpoint: Path, photos: Path, size: int | None, limit: int | None) -> None:
     """Compare every map of every stage of MODEL (a file, or a name that ships) in torch, the reference and the C core.

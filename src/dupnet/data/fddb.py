@@ -58,6 +58,8 @@ def read(root: str | Path) -> list[FddbPhoto]:
             if len(rows) and rows[:, :2].min() < 0:
                 raise DataError(f"{path}: a radius of a face of {name} is negative")
             photos.append(FddbPhoto(name, fold, rows[:, :5]))
+    if not any(len(photo.ellipses) for photo in photos):
+        raise DataError(f"{folder}: the ellipse lists hold no face")
     if len({photo.name for photo in photos}) != len(photos):
         raise DataError(f"{folder}: a photo is listed twice")
     return photos

@@ -78,8 +78,12 @@ class DuplicatedConv2d(nn.Module):
         super().__init__()
         if padding and kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd where there is padding, not {kernel_size}")
+        if min(in_channels, out_channels, kernel_size, step, weight_copies, map_copies) < 1:
+            raise ValueError("in_channels, out_channels, kernel_size, step, weight_copies and map_copies must be at least 1")
         if in_channels * map_copies % weight_copies:
             raise ValueError(f"{in_channels} channels x {map_copies} map copies are not a multiple of {weight_copies} weight copies")
+        if weight_bits != FULL and not 1 <= weight_bits <= 8:
+            raise ValueError(f"weight_bits must be 1 to 8, or {FULL} for floats, not {weight_bits}")
         if gradient not in ("mean", "sum"):
             raise ValueError(f"gradient must be 'mean' or 'sum', not {gradient!r}")
         if spread_copies and map_copies not in SPREAD:

@@ -9,6 +9,7 @@ Source: EResFD (Jeong et al., WACV 2024, arXiv 2204.01209) and its published cod
 
 from __future__ import annotations
 
+import copy
 import re
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -360,6 +361,7 @@ class ModuleCost(NamedTuple):
 @torch.no_grad()
 def costs(network: nn.Module, size_hw: tuple[int, int]) -> list[ModuleCost]:
     """What each module costs that has parameters of its own, at one input size, in the order in which they stand in the network."""
+    network = copy.deepcopy(network).to("meta").eval()  # only shapes are computed
     macs: dict[nn.Module, int] = {}
 
     def count(module: nn.Module, _: object, out: Tensor) -> None:
@@ -367,8 +369,8 @@ def costs(network: nn.Module, size_hw: tuple[int, int]) -> list[ModuleCost]:
         macs[module] = module.weight.numel() * out.shape[2] * out.shape[3]
 
     handles = [module.register_forward_hook(count) for module in network.modules() if isinstance(module, nn.Conv2d)]
-    with torch.device("meta"):  # only shapes are computed
-        network.to("meta").eval()(torch.zeros(1, 3, *size_hw))
+    with torch.device("meta"):
+        network(torch.zeros(1, 3, *size_hw))
     for handle in handles:
         handle.remove()
     own = [(name, module, sum(p.numel() for p in module.parameters(recurse=False))) for name, module in network.named_modules()]

@@ -79,6 +79,8 @@ class PACT(nn.Module):
 
     def __init__(self, bits: int = 2, bound: float = 2.0) -> None:
         super().__init__()
+        if not 1 <= bits <= 8 or not bound > 0:
+            raise ValueError(f"bits must be 1 to 8 and bound above 0, not {bits} and {bound}")
         self.bits, self.top = bits, 2**bits - 1
         self.bound = nn.Parameter(torch.tensor(float(bound)))
 

@@ -407,6 +407,8 @@ def train(
     path = run.checkpoint
     if path.exists() and not resume:
         raise CheckpointError(f"{path} exists: resume that run, or choose another folder")
+    if (run.out / "network.pt").exists() and not resume:
+        raise CheckpointError(f"{run.out / 'network.pt'} exists: that run is finished; choose another folder")
     if resume and not path.exists():
         raise CheckpointError(f"{path} does not exist: there is nothing to resume")
     trainer = Trainer(recipe, run, resuming=resume)
