@@ -296,6 +296,9 @@ def test_kernels_that_do_not_exist_are_told_in_one_line(monkeypatch: pytest.Monk
     for words in (["bench", "--size", "64x64"], ["inspect", "dupnet-tinier-yolo", "--memory"]):
         result = CliRunner().invoke(cli.main, words)
         assert result.exit_code == 1 and result.output.count("\n") == 1 and "DUPNET_KERNELS=abacus" in result.output
+    monkeypatch.setenv("DUPNET_KERNELS", "portable,")
+    result = CliRunner().invoke(cli.main, ["detect", "examples/astronaut.jpg"])
+    assert result.exit_code == 1 and "kernels are one name, or a list of those to avoid" in result.output
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
