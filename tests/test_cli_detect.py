@@ -16,7 +16,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from random_models import small_model
 
-from dupnet import cli, packed, runtime, zoo
+from dupnet import cli, packed, runtime
 from dupnet.data import wider
 from dupnet.runtime import DEFAULT_IOU, Detector
 
@@ -284,7 +284,6 @@ def test_no_verb_pays_for_another(photos: Path, model: Path, words: list[str]) -
     assert not {"torch", "scipy", "dupnet.nn", "dupnet.training", "dupnet.evaluation", "dupnet.cli.train"} & set(done.stderr.split())
 
 
-@pytest.mark.skipif("dupnet-tinier-yolo" not in zoo.model_names(), reason="the bundled model is not built yet")
 def test_the_bundled_model_needs_no_option(photos: Path) -> None:
     assert dupnet("detect", "a.png").exit_code == 0
 

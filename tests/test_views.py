@@ -43,7 +43,7 @@ def test_every_view_sees_the_same_face(photo: NDArray[np.uint8]) -> None:
         np.testing.assert_allclose(found.xyxy, [[5, 3, 15, 9]], rtol=1e-6)
         np.testing.assert_allclose(found.scores, [0.64], rtol=1e-6)
     assert seen[:4] == [(320, True), (320, False), (640, True), (640, False)]
-    assert views.passes == 4 and views.multiply_adds(lambda size: size) == 2 * 960
+    assert views.passes == 4
 
 
 def test_an_empty_photo_stays_empty() -> None:

@@ -23,8 +23,8 @@ PACKAGES = {
     "qemu-aarch64": "qemu-user",
     "qemu-arm": "qemu-user",
     "qemu-s390x": "qemu-user",
-    "clang": "clang",
-    "clang++": "clang",
+    "clang": "clang libclang-rt-dev",
+    "clang++": "clang libclang-rt-dev",
     "gcc": "gcc",
     "g++": "g++",
 }

@@ -130,9 +130,8 @@ def measure(
         seconds: how long to repeat.
 
     Raises:
-        ModelFileError: the file cannot be used.
-        DataError: the peers cannot be loaded.
-        ValueError: no such kernels here.
+        ModelFileError: the file cannot be used. SpecError: no model of that name ships, or no such kernels run here.
+        DataError: the peers cannot be loaded. ImageError: `photo` cannot be read.
 
     Example:
         >>> measure("dupnet-tinier-yolo", (64, 64), isa="portable", seconds=0.1).stages[0].way

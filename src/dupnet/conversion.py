@@ -24,6 +24,7 @@ from dupnet.integer import IntegerModel
 from dupnet.nn import checkpoint
 from dupnet.nn.duplication import DuplicatedConv2d
 from dupnet.nn.network import Network, Stage, not_finite
+from dupnet.spec import FULL
 
 
 def convert(network: nn.Module | str | Path) -> IntegerModel:
@@ -47,7 +48,7 @@ def convert(network: nn.Module | str | Path) -> IntegerModel:
         raise ConversionError(f"only a dupnet.nn.Network has an integer form, not {type(network).__name__}, whose layers are floats")
     spec = network.spec
     if not spec.is_integer:
-        number = next(n for n, layer in enumerate(spec.layers, 1) if 32 in (layer.weight_bits, layer.input_bits))
+        number = next(n for n, layer in enumerate(spec.layers, 1) if FULL in (layer.weight_bits, layer.input_bits))
         raise ConversionError(f"{spec.name}: layer {number} is full precision; only fully quantized networks have an integer form")
     if bad := not_finite(network):
         raise ConversionError(f"{spec.name}: {bad} holds values that are not finite")

@@ -242,8 +242,8 @@ def vote_boxes(xyxy: ArrayLike, scores: ArrayLike, *, threshold: float, voter: f
         Boxes `(m, 4)` and the scores of the surest `(m,)`, in descending order.
 
     Example:
-        >>> vote_boxes([[0, 0, 4, 4], [1, 0, 5, 4]], [0.75, 0.25], threshold=0.3)[0].tolist()
-        [[0.25, 0.0, 4.25, 4.0]]
+        >>> vote_boxes([[0, 0, 4, 4], [1, 0, 5, 4]], [0.5, 0.5], threshold=0.3)[0].tolist()
+        [[0.5, 0.0, 4.5, 4.0]]
         >>> vote_boxes([[0, 0, 4, 4], [1, 0, 5, 4]], [0.75, 0.25], threshold=0.3, voter=VOTER)[0].tolist()
         [[0.0, 0.0, 4.0, 4.0]]
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dupnet.spec import GRID_CHANNELS, HeadSpec
+from dupnet.spec import GRID_CHANNELS, NETWORK_CHANNELS, HeadSpec
 
-X, Y, W, H, OBJECTNESS, CLASS = range(6)
-"""Channels of one anchor in the grid, in this order. A network's grid has all six, an integer model's has the first five: with one class,
-the class carries nothing. Anchor `a` owns the channels from `6a` or `5a` on."""
+X, Y, W, H, OBJECTNESS = range(GRID_CHANNELS)
+"""Channels of one anchor in the grid, in this order. A network's grid has the class as a sixth, an integer model's does not: with one class
+it carries nothing. Anchor `a` owns the channels from `6a` or `5a` on."""
 
 LOG_SIZE_MAX = 8.0
 """`exp` of the size channels stops here, so that no grid overflows."""
@@ -27,7 +27,7 @@ def sigmoid(v: NDArray[np.floating]) -> NDArray[np.float32]:
 
 def without_class(channels: NDArray[Any]) -> NDArray[Any]:
     """The channels that an integer model keeps of a network's, `(6 * anchors, ...)` to `(5 * anchors, ...)`."""
-    kept = channels.reshape(-1, 6, *channels.shape[1:])[:, :GRID_CHANNELS]
+    kept = channels.reshape(-1, NETWORK_CHANNELS, *channels.shape[1:])[:, :GRID_CHANNELS]
     return kept.reshape(-1, *channels.shape[1:])
 
 

@@ -121,7 +121,7 @@ def search(base: ModelSpec, budget: Budget, *, name: str = "", sensitivity: dict
     _check_base(base.name, plain, budget)
     sensitive = _sensitive(plain, sensitivity)
     free = [plain, *_squeezed(plain, sensitive, FREE_COPIES, FREE_CHANNELS)]
-    reasons = [_why_sensitive(plain, sensitive, sensitivity)]
+    reasons = [_why_sensitive(sensitive, sensitivity)]
 
     def fits(spec: ModelSpec) -> bool:
         return cost.count(spec).total.weight_bytes <= budget.weights_kb * 1024
@@ -244,7 +244,7 @@ def _refuse(plain: ModelSpec, smallest: ModelSpec, budget: Budget) -> ModelSpec:
     )
 
 
-def _why_sensitive(spec: ModelSpec, sensitive: tuple[int, ...], sensitivity: dict[int, float] | None) -> str:
+def _why_sensitive(sensitive: tuple[int, ...], sensitivity: dict[int, float] | None) -> str:
     names = ", ".join(f"Conv{number}" for number in sensitive) or "none"
     if sensitivity is None:
         return f"Sensitive layers, which are not compressed: {names} (the paper's, Tables 3 and 4; no measurement was given)."

@@ -27,6 +27,9 @@ GRID_CHANNELS = 5
 """Channels of the grid that an integer model has for each anchor: x, y, w, h, objectness. The network has a sixth, the class; with a single
 class it carries nothing, and conversion drops it."""
 
+NETWORK_CHANNELS = GRID_CHANNELS + 1
+"""Channels of a network's grid for each anchor."""
+
 
 def is_name(text: str) -> bool:
     """Whether a model may have this name: 1 to 64 bytes of UTF-8 without control characters."""
@@ -147,7 +150,7 @@ class HeadSpec:
     @property
     def channels(self) -> int:
         """Channels of a network's grid: the classes, or x, y, w, h, objectness, class for each anchor."""
-        return self.classes or 6 * len(self.anchors)
+        return self.classes or NETWORK_CHANNELS * len(self.anchors)
 
     @property
     def integer_channels(self) -> int:
@@ -202,7 +205,9 @@ class ModelSpec:
                 )
         last, head = self.layers[-1], self.head
         if last.pool != 1 or last.filters != head.channels:
-            why = f"one for each of {head.classes} classes" if head.classes else f"6 for each of {len(head.anchors)} anchors"
+            why = (
+                f"one for each of {head.classes} classes" if head.classes else f"{NETWORK_CHANNELS} for each of {len(head.anchors)} anchors"
+            )
             raise SpecError(
                 f"{self.name}: the last layer needs pool 1 and {head.channels} filters ({why}), not pool {last.pool} and {last.filters} "
                 "filters"
@@ -366,9 +371,10 @@ def derive(spec: ModelSpec, changes: str) -> ModelSpec:
         SpecError: a change that cannot be read, or the result contradicts itself.
 
     Example:
-        >>> half = zoo.get("tinier-yolo-half")                                                        # doctest: +SKIP
-        >>> derive(half, "conv6-8.weight_copies=4,conv2.map_copies=4,conv3.map_copies=2").layers[6]    # doctest: +SKIP
-        LayerSpec(filters=256, kernel=3, pool=1, weight_bits=1, input_bits=2, weight_copies=4, map_copies=1)
+        >>> from dupnet import zoo
+        >>> derived = derive(zoo.get("tinier-yolo-half"), "conv6-8.weight_copies=4,conv2.map_copies=4")
+        >>> derived.layers[6].weight_copies, derived.layers[1].map_copies
+        (4, 4)
     """
     name = f"{spec.name}:{changes}"
     try:

@@ -41,10 +41,6 @@ class Views:
         """Runs of the network for one photo."""
         return len(self.sizes) * (1 + self.flip)
 
-    def multiply_adds(self, at: Callable[[int], int]) -> int:
-        """Multiply-adds of one photo, given those of a pass at one size."""
-        return (1 + self.flip) * sum(at(size) for size in self.sizes)
-
 
 def detect(find: Find, pixels: NDArray[np.uint8], views: Views, *, threshold: float) -> Detections:
     """Look at a photo in every view and merge what is found.

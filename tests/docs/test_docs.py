@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import doctest
+import importlib
+import pkgutil
 import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tools import PACKAGES
 
+import dupnet
 from dupnet import cost, zoo
 from dupnet.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "models" / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 BLOCKS = [(page, block) for page in PAGES for block in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)]
 
 
@@ -22,6 +28,27 @@ def test_python_blocks_run(page: Path, block: str, tmp_path: Path, monkeypatch: 
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
     monkeypatch.chdir(tmp_path)
     exec(compile(block, str(page), "exec"), {})
+
+
+MODULES = [module.name for module in pkgutil.walk_packages(dupnet.__path__, "dupnet.") if not module.name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_in_docstrings_run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    monkeypatch.chdir(tmp_path)
+    assert doctest.testmod(importlib.import_module(name), optionflags=doctest.ELLIPSIS).failed == 0
+
+
+def test_one_version_everywhere() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert f"\nversion: {dupnet.__version__}\n" in (ROOT / "CITATION.cff").read_text() and project["version"] == dupnet.__version__
+
+
+def test_the_tools_of_the_slow_tests_are_named_where_they_are_installed() -> None:
+    for page in (ROOT / "CONTRIBUTING.md", ROOT / ".ci" / "run"):
+        missing = {package for packages in PACKAGES.values() for package in packages.split()} - set(page.read_text().split())
+        assert not missing, page.name
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
@@ -37,7 +64,7 @@ def test_documented_commands_and_options_exist(page: Path) -> None:
         result = CliRunner().invoke(main, [verb, "--help"])
         assert result.exit_code == 0, f"{page.name}: dupnet {verb}"
         for option in re.findall(r"--[a-z-]+", rest):
-            assert option in result.output, f"{page.name}: dupnet {verb} has no {option}"
+            assert re.search(rf"{option}\b(?!-)", result.output), f"{page.name}: dupnet {verb} has no {option}"
 
 
 def test_the_readmes_costs() -> None:

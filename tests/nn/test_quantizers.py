@@ -105,7 +105,8 @@ def test_quantized_weights_are_dorefas(bits: int) -> None:
     latent = torch.tensor(w, requires_grad=True)
     found = quantize_weights(latent, bits)
     np.testing.assert_allclose(found.numpy(force=True), expected, atol=1e-9)
-    assert len(np.unique(found.numpy(force=True))) == 2**bits if bits < 8 else True
+    if bits < 8:  # 576 weights do not meet all of 256 integers
+        assert len(np.unique(found.numpy(force=True))) == 2**bits
     found[0, 0, 0, 0].backward()
     slope = top * (1 - np.tanh(w[0, 0, 0, 0]) ** 2) / abs(np.tanh(w)).max()  # straight through the rounding
     assert latent.grad[0, 0, 0, 0].item() == pytest.approx(slope)

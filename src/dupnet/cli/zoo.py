@@ -23,7 +23,8 @@ def command(name: str | None, table: str | None, as_json: bool) -> None:
         dupnet cost table2/a4w4-4x:conv2.map_copies=4,conv1.weight_bits=1
 
     A place is a layer (conv2), a range of layers (conv6-8) or head; fields of a layer are filters, kernel, pool, weight_bits, input_bits,
-    weight_copies, map_copies, step and pool_overlap (32 bits: floats). The list shows sizes as the paper counts them, at 608x608 pixels,
+    weight_copies, map_copies, step and pool_overlap (32 bits: floats); head has centre_scale, and default_size_px and default_score stand
+    alone. The list shows sizes as the paper counts them, at 608x608 pixels,
     and the paper's detection rates on FDDB, which are claims and not ours.
     """
     from dupnet import cost, paper, spec, zoo

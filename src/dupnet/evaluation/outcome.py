@@ -1,6 +1,6 @@
 """What one detector did on one data set, face by face and box by box: what protocols hand to plots and reports.
 
-A protocol (`dupnet.evaluation.wider`) decides which boxes found which faces; nothing here or later decides it again.
+A protocol (`dupnet.evaluation.wider`, `.fddb`) decides which boxes found which faces; nothing here or later decides it again.
 """
 
 from __future__ import annotations

@@ -265,7 +265,7 @@ def _thumbnails(
         p = outcome.photos[number]
         subject = p.faces[index] if is_face else p.found.xyxy[index].astype(np.float64)
         others = [(other.detector, other.limit, other.photos[number]) for other in outcomes if other is not outcome]
-        head, lines = _miss_words(p, index, outcome.limit, others) if is_face else _alarm_words(p, index, outcome.limit, others)
+        head, lines = _miss_words(p, index, others) if is_face else _alarm_words(p, index, outcome.limit, others)
         uri, (left, top, width, height) = cut(image.read(images / p.photo), subject)
         boxes = []
         for kind, xyxy in _boxes(p, outcome.limit, index, is_face):
@@ -291,7 +291,7 @@ Others = Sequence[tuple[str, float, PhotoOutcome]]
 """The other detectors: name, threshold, what they did on the same photo."""
 
 
-def _miss_words(p: PhotoOutcome, face: int, limit: float, others: Others) -> tuple[str, list[str]]:
+def _miss_words(p: PhotoOutcome, face: int, others: Others) -> tuple[str, list[str]]:
     if p.found_at[face] > NEVER:
         reason = f"found only at score {p.found_at[face]:.3f}"
     else:

@@ -178,7 +178,8 @@ def outcome(detector: str, samples: Sequence[Sample], difficulty: Difficulty, fo
     if not curves:
         raise DataError("no photo of the data set holds a face to find")
     leading = "medium" if any(curve.name == "medium" for curve in curves) else "all"
-    photos = [_photo_outcome(*row, difficulty, leading, is_inclusive(samples)) for row in zip(samples, found)]
+    inclusive = is_inclusive(samples)
+    photos = [_photo_outcome(*row, difficulty, leading, inclusive) for row in zip(samples, found)]
     table = {"AP easy": numbers.ap_easy, "AP medium": numbers.ap_medium, "AP hard": numbers.ap_hard, "AP all": numbers.ap_all}
     return Outcome(detector, {**table, "Detection rate at 0.1 per photo": numbers.dr}, tuple(curves), leading, tuple(photos))
 

@@ -264,8 +264,10 @@ def results(study: Study, rows: Sequence[paper.Row]) -> dict[str, list[Measured]
 
 
 def scale_of(name: str) -> Scale:
-    """Raises:
-    SpecError: no such scale; lists them.
+    """The scale of that name.
+
+    Raises:
+        SpecError: no such scale; lists them.
     """
     if name not in SCALES:
         raise SpecError(f"no scale {name!r}; there are {', '.join(SCALES)}")

@@ -2,7 +2,7 @@
 
 A run's folder is named by what decides its result (layers, recipe, seed, training photos), so rows of several tables that are one run
 are trained once, and a killed experiment goes on where it was: with the next run, or in the middle of one.
-Before: `dupnet.training.loop`. After: `dupnet.experiments.sensitivity` and `dupnet.experiments.reproduction`.
+Before: `dupnet.training.loop`. After: `dupnet.experiments.sensitivity`, `.ablation` and `.reproduction`.
 """
 
 from __future__ import annotations

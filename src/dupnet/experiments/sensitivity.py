@@ -87,7 +87,7 @@ def load_model(model: str) -> tuple[ModelSpec, Path | None]:
         CheckpointError: the checkpoint's network is quantized.
         SpecError: no such spec.
     """
-    if not model.endswith(".pt"):
+    if Path(model).suffix.lower() not in (".pt", ".pth"):
         return zoo.get(model), None
     spec = checkpoint.load(model).spec
     if any(layer.weight_bits != FULL or layer.input_bits != FULL for layer in spec.layers):

@@ -19,11 +19,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dupnet.errors import SpecError
+from dupnet.head import OBJECTNESS
 from dupnet.integer import accumulator_max
 from dupnet.nn import mixed
 from dupnet.nn.duplication import SPREAD, DuplicatedConv2d
 from dupnet.nn.quantizers import HWGQ, HWGQ_STEPS, PACT, LeakyReLU, Quantized
-from dupnet.spec import FULL, ModelSpec
+from dupnet.spec import FULL, NETWORK_CHANNELS, ModelSpec
 
 
 def not_finite(network: nn.Module) -> str | None:
@@ -211,7 +212,7 @@ class Network(nn.Module):
         self.grid = GridLayer(convs[-1], spec.layers[-1].input_bits, dtypes[-1])
         if not spec.head.classes:
             with torch.no_grad():  # a face is rare: start with a low objectness
-                self.grid.bias.view(-1, 6)[:, 4] = -4.0
+                self.grid.bias.view(-1, NETWORK_CHANNELS)[:, OBJECTNESS] = -4.0
 
     def _conv(self, number: int) -> DuplicatedConv2d:
         layer, options = self.spec.layers[number], self.options

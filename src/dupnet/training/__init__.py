@@ -1,1 +1,1 @@
-"""Training: recipes, targets, the region loss, the loop."""
+"""Training: recipes, targets, teachers, the losses of grids and of EResFD, crops made on a GPU, the loop."""

@@ -54,7 +54,7 @@ class Run:
         data: folder of a data set in WIDER's layout; its train split is used.
         out: folder for checkpoints, metrics and TensorBoard events.
         cache: folder for the decoded photos; None decodes them every time.
-        device: `"auto"`, `"cpu"`, `"cuda"`.
+        device: `"auto"`, `"cpu"`, `"cuda"`, `"cuda:N"`.
         workers: loader processes. On a GPU with a cache they only decide on crops, whose pixels `dupnet.training.rendering` makes there.
         compile: fuse the network with torch.compile (a minute at the start, faster afterwards).
         precision: `"float32"`, or `"mixed"`: on a CPU, integers forward and bfloat16 gradients (`dupnet.nn.mixed`).

@@ -18,7 +18,7 @@ from dupnet import checked
 from dupnet import head as grid_head
 from dupnet.data.augmentation import FACE, IGNORE
 from dupnet.errors import SpecError
-from dupnet.spec import HeadSpec
+from dupnet.spec import NETWORK_CHANNELS, HeadSpec
 
 
 @dataclass(frozen=True)
@@ -67,14 +67,13 @@ class Losses:
     total: Tensor
     box: Tensor
     objectness: Tensor
-    faces: Tensor
     mean_iou: Tensor
 
 
 def decode(grid: Tensor, head: HeadSpec, stride: int) -> tuple[Tensor, Tensor]:
     """`dupnet.head.decode` in torch: boxes `(n, rows, columns, anchors, 4)` and the raw channels `(n, rows, columns, anchors, 6)`."""
     n, _, rows, columns = grid.shape
-    v = grid.view(n, len(head.anchors), 6, rows, columns).permute(0, 3, 4, 1, 2)
+    v = grid.view(n, len(head.anchors), NETWORK_CHANNELS, rows, columns).permute(0, 3, 4, 1, 2)
     anchors = grid.new_tensor(head.anchors)
     cell = torch.stack(torch.meshgrid(torch.arange(columns, device=grid.device), torch.arange(rows, device=grid.device), indexing="xy"), -1)
     k = head.centre_scale
@@ -110,8 +109,6 @@ class _Matches:
     """Photo, row, column and anchor of each prediction, four times `(k,)`."""
     truth: Tensor
     """The face that each answers for, `(k, 4)`."""
-    faces: Tensor
-    """How many faces there are, with answers or without, a scalar."""
 
 
 def region_loss(
@@ -174,7 +171,7 @@ def _match(shape: torch.Size, boxes: Tensor, face: Tensor, anchors: Tensor, stri
         order = torch.arange(len(which), device=boxes.device)
         latest = place.new_full((n * rows * columns * len(anchors),), -1).scatter_reduce_(0, place, order, "amax")[place] == order
         which, anchor = which[latest], anchor[latest]
-    return _Matches((photo[which], row[which], column[which], anchor), truth[which], face.sum())
+    return _Matches((photo[which], row[which], column[which], anchor), truth[which])
 
 
 def _mean(iou: Tensor) -> Tensor:
@@ -196,7 +193,7 @@ def _iou_loss(predicted: Tensor, v: Tensor, background: Tensor, matches: _Matche
     objectness = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight * focal).sum()
     share = max(float(len(iou)), 1.0)
     box, objectness = (1 - giou).sum() / share, objectness / share
-    return Losses(options.box * box + objectness, box.detach(), objectness.detach(), matches.faces, _mean(iou))
+    return Losses(options.box * box + objectness, box.detach(), objectness.detach(), _mean(iou))
 
 
 def _yolov2_loss(
@@ -220,4 +217,4 @@ def _yolov2_loss(
     if seen < options.prior_photos:
         prior = (k * v[..., :2].sigmoid() - k / 2).square() + v[..., 2:4].square()
         box = box + 0.01 * prior.sum()
-    return Losses((box + objectness) / (2 * n), box.detach() / (2 * n), objectness.detach() / (2 * n), matches.faces, _mean(iou))
+    return Losses((box + objectness) / (2 * n), box.detach() / (2 * n), objectness.detach() / (2 * n), _mean(iou))

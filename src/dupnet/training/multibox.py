@@ -137,4 +137,4 @@ def multibox_loss(levels: list[Level], boxes: Tensor, kinds: Tensor, options: Mu
         size = where[:, 2:] * (location[photo, anchor, 2:] * eresfd.VARIANCES[1]).clamp(max=LOG_SIZE_MAX).exp()
         iou, _ = generalized_iou(torch.cat([centre - size / 2, centre + size / 2], 1), truth)
         mean_iou = iou.mean() if len(iou) else location.new_zeros(())
-    return Losses(options.box * box + objectness, box.detach(), objectness.detach(), (kinds == FACE).sum(), mean_iou)
+    return Losses(options.box * box + objectness, box.detach(), objectness.detach(), mean_iou)

@@ -81,7 +81,9 @@ class Recipe:
         distillation: a network with the same head, whose grid on every crop is a target beside the labels.
         batch_norm: `"batch"`, or `"frozen"`: the statistics stay those of `start_from`, which other photos may have given. Then the
             thresholds of quantized layers are learned as they will be used, and nothing is estimated anew at the end.
-    network, loss: of the detectors with a grid; multibox: EResFD's loss.
+        network, loss: of the detectors with a grid.
+        multibox: EResFD's loss.
+        augmentation, optimizer, schedule: see there.
     """
 
     spec: ModelSpec | EResFDSpec

@@ -32,8 +32,9 @@ def get(name: str) -> _spec.ModelSpec:
     Example:
         >>> get("dupnet-tinier-yolo").layers[6].weight_copies
         4
-        >>> get("table2/a4w4-8x").layers[6]
-        LayerSpec(filters=256, kernel=3, pool=1, weight_bits=4, input_bits=4, weight_copies=8, map_copies=1)
+        >>> layer = get("table2/a4w4-8x").layers[6]
+        >>> layer.weight_bits, layer.input_bits, layer.weight_copies
+        (4, 4, 8)
     """
     if name in names():
         return _spec.load(_HERE / f"{name}.toml")
