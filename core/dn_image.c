@@ -33,11 +33,11 @@ size_t dn_resize_fill_taps(size_t n, size_t out, size_t o, size_t taps, uint16_t
 /* The scratch memory of one call. */
 typedef struct work {
     size_t across, down; /* taps of the horizontal and the vertical pass */
-    uint32_t *first;     /* [columns] */
+    uint16_t *first;     /* [columns] */
     uint16_t *q;         /* [columns][across] */
     uint16_t *q_down;    /* [down] */
-    uint32_t *sums;      /* [3 * columns], at most 16384 * 255 + 8192 < 2^32 */
-    uint8_t *ring;       /* [down][3 * columns], row y of the horizontal pass in slot y mod down */
+    uint32_t *sums;      /* [DN_PIXEL_BYTES * columns], at most 16384 * 255 + 8192 < 2^32 */
+    uint8_t *ring;       /* [down][DN_PIXEL_BYTES * columns], row y of the horizontal pass in slot y mod down */
 } work;
 
 /* Lay `w` out over `scratch`, which may be NULL; returns the bytes used. */
@@ -45,11 +45,11 @@ static uint64_t lay_out(size_t width, size_t height, size_t rows, size_t columns
     uint64_t used = 0;
     w->across = dn_resize_taps(width, columns);
     w->down = dn_resize_taps(height, rows);
-    w->first = (uint32_t *)dn_block(scratch, &used, columns * (uint64_t)sizeof(uint32_t));
+    w->first = (uint16_t *)dn_block(scratch, &used, columns * (uint64_t)sizeof(uint16_t));
     w->q = (uint16_t *)dn_block(scratch, &used, columns * (uint64_t)sizeof(uint16_t) * w->across);
     w->q_down = (uint16_t *)dn_block(scratch, &used, w->down * (uint64_t)sizeof(uint16_t));
-    w->sums = (uint32_t *)dn_block(scratch, &used, 3 * columns * (uint64_t)sizeof(uint32_t));
-    w->ring = (uint8_t *)dn_block(scratch, &used, 3 * columns * (uint64_t)w->down);
+    w->sums = (uint32_t *)dn_block(scratch, &used, DN_PIXEL_BYTES * columns * (uint64_t)sizeof(uint32_t));
+    w->ring = (uint8_t *)dn_block(scratch, &used, DN_PIXEL_BYTES * columns * (uint64_t)w->down);
     return used;
 }
 
@@ -58,12 +58,11 @@ uint64_t dn_resize_scratch_bytes(size_t width, size_t height, size_t rows, size_
     return lay_out(width, height, rows, columns, NULL, &w);
 }
 
-static void squeeze_row(const work *w, const uint8_t *row, size_t columns, uint8_t *out) {
-    for (size_t x = 0; x < columns; x++, out += 3) {
-        const uint8_t *p = row + 3 * (size_t)w->first[x];
-        const uint16_t *q = w->q + x * w->across;
+void dn_resize_row(const uint8_t *row, const uint16_t *first, const uint16_t *q, size_t taps, size_t columns, uint8_t *out) {
+    for (size_t x = 0; x < columns; x++, q += taps, out += DN_PIXEL_BYTES) {
+        const uint8_t *p = row + DN_PIXEL_BYTES * (size_t)first[x];
         uint32_t red = DN_ONE / 2, green = DN_ONE / 2, blue = DN_ONE / 2; /* at most 16384 * 255 + 8192 */
-        for (size_t i = 0; i < w->across; i++, p += 3) {
+        for (size_t i = 0; i < taps; i++, p += DN_PIXEL_BYTES) {
             red += (uint32_t)q[i] * p[0];
             green += (uint32_t)q[i] * p[1];
             blue += (uint32_t)q[i] * p[2];
@@ -78,17 +77,17 @@ void dn_resize_rows(const dn_photo *photo, size_t rows, size_t columns, size_t f
                     size_t out_row_bytes) {
     work w;
     if (photo->width == columns && photo->height == rows) { /* both passes are the identity */
-        for (size_t y = first; y < last; y++) memcpy(out + y * out_row_bytes, photo->pixels + y * photo->row_bytes, 3 * columns);
+        for (size_t y = first; y < last; y++) memcpy(out + y * out_row_bytes, photo->pixels + y * photo->row_bytes, DN_PIXEL_BYTES * columns);
         return;
     }
     lay_out(photo->width, photo->height, rows, columns, scratch, &w);
     for (size_t x = 0; x < columns; x++)
-        w.first[x] = (uint32_t)dn_resize_fill_taps(photo->width, columns, x, w.across, w.q + x * w.across);
-    size_t made = 0, wide = 3 * columns; /* rows of the photo below `made` are in the ring, or no longer needed */
+        w.first[x] = (uint16_t)dn_resize_fill_taps(photo->width, columns, x, w.across, w.q + x * w.across);
+    size_t made = 0, wide = DN_PIXEL_BYTES * columns; /* rows of the photo below `made` are in the ring, or no longer needed */
     for (size_t y = first; y < last; y++) {
         size_t top = dn_resize_fill_taps(photo->height, rows, y, w.down, w.q_down);
         for (made = dn_max(made, top); made < top + w.down; made++)
-            squeeze_row(&w, photo->pixels + made * photo->row_bytes, columns, w.ring + made % w.down * wide);
+            dn_resize_row(photo->pixels + made * photo->row_bytes, w.first, w.q, w.across, columns, w.ring + made % w.down * wide);
         for (size_t x = 0; x < wide; x++) w.sums[x] = DN_ONE / 2;
         for (size_t i = 0; i < w.down; i++) {
             const uint8_t *row = w.ring + (top + i) % w.down * wide;
@@ -122,8 +121,8 @@ dn_status dn_resize(const dn_photo *photo, size_t rows, size_t columns, void *ar
     if (!photo || !photo->pixels || !arena || !out) return DN_NULL_ARGUMENT;
     dn_status status = dn_resize_arena_bytes(photo->width, photo->height, rows, columns, &needed);
     if (status != DN_OK) return status;
-    if (photo->row_bytes < 3 * photo->width) return DN_BAD_PHOTO_SIZE;
+    if (photo->row_bytes < DN_PIXEL_BYTES * photo->width) return DN_BAD_PHOTO_SIZE;
     if (arena_bytes < needed) return DN_ARENA_TOO_SMALL;
-    dn_resize_rows(photo, rows, columns, 0, rows, dn_arena_start(arena), out, 3 * columns);
+    dn_resize_rows(photo, rows, columns, 0, rows, dn_arena_start(arena), out, DN_PIXEL_BYTES * columns);
     return DN_OK;
 }

@@ -20,6 +20,7 @@ extern "C" {
 enum {
     DN_ALIGN = 64, /* bytes: of each block in the arena */
     DN_SLACK = 64, /* bytes that can be read after each map but the input map */
+    DN_PIXEL_BYTES = 3, /* of a photo and of the input map */
     DN_MAX_KERNEL = 11
 };
 
@@ -137,6 +138,9 @@ void dn_resize_rows(const dn_photo *photo, size_t rows, size_t columns, size_t f
 enum { DN_ONE = 16384 };
 size_t dn_resize_taps(size_t n, size_t out);
 size_t dn_resize_fill_taps(size_t n, size_t out, size_t o, size_t taps, uint16_t *q);
+
+/* One row of a photo to one of `columns` pixels; of each, the first position it reads and its `taps` weights. */
+void dn_resize_row(const uint8_t *row, const uint16_t *first, const uint16_t *q, size_t taps, size_t columns, uint8_t *out);
 
 /* Candidates: a heap, the worst on top, from which a better one takes its place when it is full. */
 typedef struct dn_list {

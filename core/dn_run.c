@@ -3,13 +3,10 @@
  * The arena holds three things. First the maps: map 0 (the input map), 2, 4, ... start at the low end, maps 1, 3, 5, ... end at the
  * high end, so a stage's input and output never meet and the largest pair of neighbours is all the room that is needed.
  * Then scratch memory, used in turn by the resize, the kernels and the head. Then the prepared weights, unless the caller has them
- * elsewhere. Before this file: dn_model.c; beside it:
- * dn_image.c, the kernels, dn_head.c. */
+ * elsewhere. Before this file: dn_model.c; beside it: dn_image.c, the kernels, dn_head.c. */
 #include "dn_impl.h"
 
 #include <string.h>
-
-enum { PIXEL_BYTES = 3 };
 
 /* Where things are in an arena, in bytes from its start. */
 typedef struct plan {
@@ -21,7 +18,7 @@ typedef struct plan {
 
 static size_t worker_count(const dn_workers *workers) { return workers && workers->count > 1 ? (size_t)workers->count : 1; }
 
-/* The size of map i: 0 is the input map, i the output of stage i - 1. */
+/* From the size of map 0, the input map, to that of map i, the output of stage i - 1. */
 static void map_size(const dn_model *model, int i, size_t *rows, size_t *columns) {
     for (int s = 0; s < i; s++) {
         *rows = dn_out_side(&model->stages[s], *rows);
@@ -29,9 +26,9 @@ static void map_size(const dn_model *model, int i, size_t *rows, size_t *columns
     }
 }
 
-/* Bytes of map i: 0 is the input map, i the output of stage i - 1. rows and columns are those of the input map. */
+/* Bytes of map i; rows and columns are those of map 0. */
 static uint64_t map_bytes(const dn_model *model, int i, size_t rows, size_t columns, int whole) {
-    if (i == 0) return whole ? (uint64_t)PIXEL_BYTES * rows * columns : 0;
+    if (i == 0) return whole ? (uint64_t)DN_PIXEL_BYTES * rows * columns : 0;
     const dn_stage *stage = &model->stages[i - 1];
     map_size(model, i, &rows, &columns);
     uint64_t cells = (uint64_t)rows * columns;
@@ -160,7 +157,7 @@ static void resize_task(void *context, int index) {
     const resize_job *job = (const resize_job *)context;
     const dn_view *view = job->view;
     size_t part = (size_t)index, first = view->scaled_height * part / job->parts, last = view->scaled_height * (part + 1) / job->parts;
-    size_t row_bytes = PIXEL_BYTES * view->columns, used = PIXEL_BYTES * view->scaled_width;
+    size_t row_bytes = DN_PIXEL_BYTES * view->columns, used = DN_PIXEL_BYTES * view->scaled_width;
     dn_resize_rows(job->photo, view->scaled_height, view->scaled_width, first, last, job->scratch + part * job->scratch_step, job->out,
                    row_bytes);
     for (size_t y = first; y < last; y++) memset(job->out + y * row_bytes + used, 0, row_bytes - used);
@@ -202,7 +199,7 @@ dn_status dn_detect(const dn_model *model, const dn_photo *photo, const dn_optio
     size_t needed;
     dn_status status = dn_model_arena_bytes(model, photo->width, photo->height, options, &needed);
     if (status != DN_OK) return status;
-    if (photo->row_bytes < PIXEL_BYTES * photo->width) return DN_BAD_PHOTO_SIZE;
+    if (photo->row_bytes < DN_PIXEL_BYTES * photo->width) return DN_BAD_PHOTO_SIZE;
     if (arena_bytes < needed) return DN_ARENA_TOO_SMALL;
 
     dn_view view = view_of(model, photo->width, photo->height, options);
@@ -212,8 +209,8 @@ dn_status dn_detect(const dn_model *model, const dn_photo *photo, const dn_optio
 
     resize_job job = {photo, &view, start, scratch, (size_t)p.scratch_step, dn_min(p.workers, view.scaled_height)};
     share(&options->workers, job.parts, resize_task, &job);
-    size_t filled = PIXEL_BYTES * view.columns * view.scaled_height;
-    memset(start + filled, 0, PIXEL_BYTES * view.columns * view.rows - filled);
+    size_t filled = DN_PIXEL_BYTES * view.columns * view.scaled_height;
+    memset(start + filled, 0, DN_PIXEL_BYTES * view.columns * view.rows - filled);
 
     int at_end = model->stage_count % 2; /* the grid; the candidates are at the other end */
     int32_t *grid = (int32_t *)(void *)(at_end ? start + (p.maps - grid_bytes(model, &view)) : start);

@@ -15,7 +15,7 @@
 
 #include <string.h>
 
-enum { PIXEL_BYTES = 3, BLOCK = 64 };
+enum { BLOCK = 64 };
 
 /* A stage, and the rows of its input map. */
 typedef struct step {
@@ -69,7 +69,7 @@ static void *take(layout *l, const char *what, int stage, uint64_t bytes) {
 }
 
 static size_t row_bytes(const dn_stage *stage, int plain, size_t columns) {
-    return plain ? PIXEL_BYTES * columns : columns * stage->input_bits * dn_bytes(stage->in_channels);
+    return plain ? DN_PIXEL_BYTES * columns : columns * stage->input_bits * dn_bytes(stage->in_channels);
 }
 
 /* The one plan of the arena: for its size, for its parts and, where there is a base, for the stream itself. */
@@ -101,7 +101,7 @@ static void lay_out(const dn_model *model, size_t width, size_t height, const dn
     z->first = (uint16_t *)take(l, "resize: weights", -1, columns * sizeof(uint16_t));
     z->q = (uint16_t *)take(l, "resize: weights", -1, columns * sizeof(uint16_t) * z->across);
     z->q_down = (uint16_t *)take(l, "resize: weights", -1, sizeof(uint16_t) * (uint64_t)z->down);
-    z->ring = (uint8_t *)take(l, "resize: rows", -1, PIXEL_BYTES * columns * z->down);
+    z->ring = (uint8_t *)take(l, "resize: rows", -1, DN_PIXEL_BYTES * columns * z->down);
 }
 
 static dn_status plan(const dn_model *model, size_t width, size_t height, const dn_options *options, dn_view *view, layout *l) {
@@ -209,20 +209,9 @@ static void push_row(dn_stream *s) {
         }
 }
 
-static void squeeze_row(const squeeze *z, const uint8_t *row, size_t columns, uint8_t *out) {
-    const uint16_t *q = z->q;
-    for (size_t x = 0; x < columns; x++, q += z->across, out += PIXEL_BYTES) {
-        const uint8_t *p = row + PIXEL_BYTES * (size_t)z->first[x];
-        uint32_t sums[PIXEL_BYTES] = {DN_ONE / 2, DN_ONE / 2, DN_ONE / 2}; /* at most 16384 * 255 + 8192 */
-        for (size_t i = 0; i < z->across; i++, p += PIXEL_BYTES)
-            for (size_t c = 0; c < PIXEL_BYTES; c++) sums[c] += (uint32_t)q[i] * p[c];
-        for (size_t c = 0; c < PIXEL_BYTES; c++) out[c] = (uint8_t)(sums[c] / DN_ONE);
-    }
-}
-
 /* Row `made` of the result, from the whole ring. */
 static void blend_rows(const squeeze *z, size_t columns, uint8_t *out) {
-    size_t wide = PIXEL_BYTES * columns, turn = z->down - z->top % z->down;
+    size_t wide = DN_PIXEL_BYTES * columns, turn = z->down - z->top % z->down;
     for (size_t first = 0; first < wide; first += BLOCK) {
         uint32_t sums[BLOCK];
         size_t length = dn_min(BLOCK, wide - first);
@@ -241,7 +230,7 @@ static void blend_rows(const squeeze *z, size_t columns, uint8_t *out) {
 static void resize_row(dn_stream *s, const uint8_t *row) {
     squeeze *z = &s->resize;
     size_t columns = s->view.scaled_width, rows = s->view.scaled_height;
-    squeeze_row(z, row, columns, z->ring + s->fed % z->down * PIXEL_BYTES * columns);
+    dn_resize_row(row, z->first, z->q, z->across, columns, z->ring + s->fed % z->down * DN_PIXEL_BYTES * columns);
     while (z->made < rows && z->top + z->down == s->fed + 1) {
         blend_rows(z, columns, next_slot(s, 0));
         push_row(s);
@@ -252,13 +241,13 @@ static void resize_row(dn_stream *s, const uint8_t *row) {
 dn_status dn_feed_rows(dn_stream *s, const uint8_t *pixels, size_t count, size_t row_bytes) {
     if (!s || (!pixels && count)) return DN_NULL_ARGUMENT;
     if (s->ended) return DN_STREAM_ENDED;
-    if (row_bytes < PIXEL_BYTES * s->width) return DN_BAD_PHOTO_SIZE;
+    if (row_bytes < DN_PIXEL_BYTES * s->width) return DN_BAD_PHOTO_SIZE;
     if (count > s->height - s->fed) return DN_TOO_MANY_ROWS;
     for (size_t end = s->fed + count; s->fed < end; s->fed++, pixels += row_bytes) {
         if (s->resized) {
             resize_row(s, pixels);
         } else {
-            memcpy(next_slot(s, 0), pixels, PIXEL_BYTES * s->width);
+            memcpy(next_slot(s, 0), pixels, DN_PIXEL_BYTES * s->width);
             push_row(s);
         }
     }
