@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from dupnet import zoo
 from dupnet.errors import CheckpointError, SpecError
 from dupnet.nn import Network, NetworkOptions, checkpoint
-from dupnet.nn.network import BatchNorm, begin
+from dupnet.nn.network import BatchNorm, begin, mean_of
 from dupnet.spec import with_layers
 
 
@@ -53,6 +53,19 @@ def test_more_copies_begin_as_the_same_function(changes: str) -> None:
     images = torch.randint(0, 256, (1, 3, 64, 96))
     with torch.no_grad():
         torch.testing.assert_close(more.eval()(images), start(images), rtol=1e-5, atol=1e-5)
+
+
+def test_signs_of_a_mean_follow_the_majority() -> None:
+    networks = [trained_a_little(Network(zoo.get("dupnet-tinier-yolo-l"))) for _ in range(3)]
+    with torch.no_grad():
+        for number, network in enumerate(networks):
+            network.stages[3].conv.weight.copy_(networks[0].stages[3].conv.weight * (1.0, 3.0, -0.1)[number])  # their size means nothing
+            network.stages[3].norm.bias.fill_(number)
+    mean = mean_of(networks)
+    assert torch.equal(mean.stages[3].conv.integer_weights(), networks[0].stages[3].conv.integer_weights())
+    assert torch.equal(mean.stages[3].norm.bias, torch.ones(64)) and mean.options == networks[0].options
+    with pytest.raises(SpecError, match="the same layers, head and options"):
+        mean_of([networks[0], Network(zoo.get("dupnet-tinier-yolo"))])
 
 
 def test_every_parameter_gets_a_gradient() -> None:

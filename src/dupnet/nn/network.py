@@ -10,7 +10,7 @@ Before: `dupnet.spec`. After: `dupnet.training` (weights), `dupnet.conversion` (
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,7 +23,7 @@ from dupnet.head import OBJECTNESS
 from dupnet.integer import accumulator_max
 from dupnet.nn import mixed
 from dupnet.nn.duplication import SPREAD, DuplicatedConv2d
-from dupnet.nn.quantizers import HWGQ, HWGQ_STEPS, PACT, LeakyReLU, Quantized
+from dupnet.nn.quantizers import HWGQ, HWGQ_STEPS, PACT, LeakyReLU, Quantized, standardize
 from dupnet.spec import FULL, NETWORK_CHANNELS, ModelSpec
 
 
@@ -298,3 +298,27 @@ def begin(network: nn.Module, start: nn.Module) -> None:
             if key in weights and larger != 1:
                 weights[key] = weights[key] * larger**power
     network.load_state_dict(weights)
+
+
+@torch.no_grad()
+def mean_of(networks: Sequence[Network]) -> Network:
+    """A network whose weights are the means of those of several that were trained on from the same weights ("model soup").
+
+    Latent weights of signs are standardized filter by filter first, as their size means nothing; so signs follow the majority, and
+    latents on which the networks disagree come to lie near zero. The statistics of its batch norms do not fit: train it on.
+
+    Raises:
+        SpecError: the networks have not all the same layers and options, or there is none.
+
+    Source of the idea: Wortsman et al., 2022, "Model soups".
+    """
+    if len({(network.spec.layers, network.spec.head, network.options) for network in networks}) != 1:
+        raise SpecError(f"the mean of {len(networks)} networks is wanted; they need the same layers, head and options")
+    result = Network(networks[0].spec, networks[0].options)
+    states = [network.state_dict() for network in networks]
+    mean = {name: torch.stack([state[name] for state in states]).float().mean(0) for name in states[0]}
+    for name, layer in result.named_modules():
+        if isinstance(layer, DuplicatedConv2d) and layer.weight_bits == 1:
+            mean[f"{name}.weight"] = torch.stack([standardize(state[f"{name}.weight"]) for state in states]).mean(0)
+    result.load_state_dict(mean)
+    return result.eval()
