@@ -221,7 +221,9 @@ def test_kernels_are_forced_and_forbidden(kernels: str, monkeypatch: pytest.Monk
     assert _core.Model(data).kernels == kernels
     monkeypatch.setenv("DUPNET_KERNELS", ",".join(f"-{name}" for name in KERNELS[KERNELS.index(kernels) + 1 :]))
     assert _core.Model(data).kernels == kernels
-    for wrong in ("-quick", f"-{kernels},-quick", f"{kernels},{kernels}", f"{kernels},-{kernels}", "-portable", f"-{kernels},,"):
+    none, many = r"no kernels .* run here; this build has portable", "kernels are one name, or a list of those to avoid"
+    wrongs = {"-quick": none, f"-{kernels},-quick": none, "-portable": none, "quick": none}
+    for wrong, message in (wrongs | dict.fromkeys([f"{kernels},{kernels}", f"{kernels},-{kernels}", f"{kernels},"], many)).items():
         monkeypatch.setenv("DUPNET_KERNELS", wrong)
-        with pytest.raises(ValueError, match=r"no kernels .* run here; this build has portable"):
+        with pytest.raises(ValueError, match=message):
             _core.Model(data)
