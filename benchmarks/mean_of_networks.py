@@ -1,7 +1,8 @@
 """The mean of networks that were trained on from the same weights, as a checkpoint to train on from (`dupnet.nn.network.mean_of`).
 
-python benchmarks/mean_of_networks.py runs/a/network.pt runs/b/network.pt -o mean.pt
-dupnet train mean --data FACES --cache cache --compile --start-from mean.pt
+    python benchmarks/mean_of_networks.py runs/a/network.pt runs/b/network.pt -o mean.pt
+
+Its batch norms' statistics do not fit it, so it is a start (`dupnet train mean-l --start-from mean.pt`) and no detector yet.
 """
 
 from __future__ import annotations

@@ -49,6 +49,17 @@ def not_negative(table: object, names: Iterable[str], *, where: str) -> None:
             raise SpecError(f"{where}: {name} must be at least 0, not {getattr(table, name)}")
 
 
+def fractions(table: object, names: Iterable[str], *, where: str) -> None:
+    """Refuse a dataclass of which one of these fields is below 0 or above 1.
+
+    Raises:
+        SpecError: names the field.
+    """
+    for name in names:
+        if not 0 <= getattr(table, name) <= 1:
+            raise SpecError(f"{where}: {name} must be in [0, 1], not {getattr(table, name)}")
+
+
 def _fit(value: object, hint: Any, where: str, name: str) -> Any:
     """`value` as the type `hint`: lists become tuples, integers floats; anything else must have the type already."""
     origin, arguments = get_origin(hint), get_args(hint)

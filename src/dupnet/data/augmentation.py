@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dupnet import checked
 from dupnet.data.sample import Sample
 from dupnet.errors import SpecError
 
@@ -78,9 +79,8 @@ class Augmentation:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise SpecError(f"augmentation: {name} must be (low, high) with 0 < low <= high, not {(low, high)}")
-        for name in ("zoom_probability", "mosaic", "flip", "gray", "visible", "aspect", "brightness", "contrast", "gain", "hue"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SpecError(f"augmentation: {name} must be in [0, 1], not {getattr(self, name)}")
+        shares = ("zoom_probability", "mosaic", "flip", "gray", "visible", "aspect", "brightness", "contrast", "gain", "hue")
+        checked.fractions(self, shares, where="augmentation")
         for name in ("saturation", "exposure"):
             if not 1 <= getattr(self, name) <= 10:
                 raise SpecError(f"augmentation: {name} must be in [1, 10], not {getattr(self, name)}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -117,13 +118,14 @@ def mat_table(path: str | Path, *fields: str) -> dict[str, list[Any]]:
         raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
 
 
+@cache
 def annotations_key(root: str | Path, name: str) -> str:
     """A hash of a split's annotation list: photos and boxes, wherever they lie.
 
     Raises:
         DataError: there is no such list.
     """
-    path = Path(root) / "wider_face_split" / f"wider_face_{name}_bbx_gt.txt"
+    path = _list(root, name)
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
     except OSError as error:
@@ -143,4 +145,9 @@ def split(root: str | Path, name: str) -> tuple[list[Sample], Path]:
     images = Path(root) / f"WIDER_{name}" / "images"
     if not images.is_dir():
         raise DataError(f"{root}: not a WIDER FACE folder: {images} does not exist")
-    return read(Path(root) / "wider_face_split" / f"wider_face_{name}_bbx_gt.txt"), images
+    return read(_list(root, name)), images
+
+
+def _list(root: str | Path, name: str) -> Path:
+    """The annotations of a split."""
+    return Path(root) / "wider_face_split" / f"wider_face_{name}_bbx_gt.txt"

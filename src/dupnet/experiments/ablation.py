@@ -191,7 +191,9 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _verdict(verdicts: list[str]) -> str:
     """One word for all decisive measures that there are: a gain in one is a help unless another loses."""
+    if not verdicts:
+        return "not measured"
     helps, harms = claims.HOLDS in verdicts, claims.DOES_NOT in verdicts
     if helps and harms:
         return "helps one, harms the other"
-    return "helps" if helps else "harms" if harms else verdicts[0] if verdicts else "not measured"
+    return "helps" if helps else "harms" if harms else verdicts[0]

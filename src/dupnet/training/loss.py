@@ -17,7 +17,6 @@ from torch import Tensor
 from dupnet import checked
 from dupnet import head as grid_head
 from dupnet.data.augmentation import FACE, IGNORE
-from dupnet.errors import SpecError
 from dupnet.spec import NETWORK_CHANNELS, HeadSpec
 
 
@@ -55,9 +54,7 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         checked.not_negative(self, ("box", "focal", "faces_max", "prior_photos", "object", "no_object", "coord"), where="loss")
-        for name in ("shape_iou", "objectness_floor", "hit_iou", "free_iou", "ignore_overlap"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SpecError(f"loss: {name} must be in [0, 1], not {getattr(self, name)}")
+        checked.fractions(self, ("shape_iou", "objectness_floor", "hit_iou", "free_iou", "ignore_overlap"), where="loss")
 
 
 @dataclass(frozen=True)

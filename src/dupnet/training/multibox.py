@@ -47,9 +47,7 @@ class MultiboxOptions:
         checked.not_negative(self, ("negative_ratio", "alpha", "gamma", "box"), where="multibox")
         if not 0 <= self.low <= self.match <= 1:
             raise SpecError(f"multibox: low and match must be in [0, 1] and low not above match, not {self.low} and {self.match}")
-        for name in ("sure", "ignore_overlap"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise SpecError(f"multibox: {name} must be in [0, 1], not {getattr(self, name)}")
+        checked.fractions(self, ("sure", "ignore_overlap"), where="multibox")
 
 
 def match_anchors(overlap: Tensor, options: MultiboxOptions) -> Tensor:
