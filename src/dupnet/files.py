@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+
+def key_of(path: str | os.PathLike[str]) -> str:
+    """The first 16 hexadecimal digits of a file's SHA-256: by them results know what they were computed from."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def without_nan(numbers: dict[str, Any]) -> dict[str, Any]:
+    """The same numbers for JSON, which has no word for NaN: None in its place."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in numbers.items()}
 
 
 @contextmanager

@@ -47,8 +47,8 @@ def command(
     with it. With --roofline, a stage's "least" time is that of its vector instructions alone at their measured peak, every lane in
     use.
     """
-    from dupnet import _core, bench
-    from dupnet.cli.detectors import open_detector, runs_in_torch
+    from dupnet import _core, bench, zoo
+    from dupnet.cli.detectors import open_detector
     from dupnet.runtime import DEFAULT_MODEL
 
     if model and model_word:
@@ -62,7 +62,7 @@ def command(
     if not 32 <= max(size) <= 8192:
         raise click.BadParameter(f"the long side must be 32 to 8192 pixels, not {max(size)}", param_hint="--size")
     picture = Path(photo) if photo else None
-    if runs_in_torch(model):
+    if zoo.is_checkpoint(model):
         if isa or roofline:
             raise click.UsageError(f"{model} runs in torch; --isa and --roofline are about the C core's kernels")
         result = bench.measure_detector(

@@ -23,12 +23,12 @@ from dupnet.cli.parameters import FRACTION
 )
 def command(checkpoint: Path, output: Path, score: float | None, size: int | None, smallest: bool) -> None:
     """Convert CHECKPOINT to integers, without loss, and pack it."""
-    from dupnet import packed
+    from dupnet import packed, zoo
     from dupnet.conversion import convert
 
     if output.resolve() == checkpoint.resolve():
         raise click.UsageError(f"-o would overwrite the checkpoint {checkpoint}")
-    if output.suffix.lower() in (".pt", ".pth"):
+    if zoo.is_checkpoint(output):
         raise click.UsageError(f"-o {output}: names in .pt and .pth are checkpoints; call a packed file FACE.dnet")
     model = convert(checkpoint)
     score, size = (model.default_score if score is None else score), size or model.default_size_px

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from dupnet import image
+from dupnet import image, zoo
 from dupnet.detections import Detections
 from dupnet.views import Views, detect
 
@@ -16,11 +15,6 @@ if TYPE_CHECKING:
     from dupnet.runtime import Detector
 
 
-def runs_in_torch(model: str) -> bool:
-    """Whether `model` is the path of a checkpoint; anything else is for the C core."""
-    return Path(model).suffix.lower() in (".pt", ".pth")
-
-
 def open_detector(model: str | None, *, threads: int) -> Detector | NetworkDetector | EResFDDetector:
     """The detector that `model` names: a checkpoint (`.pt`, `.pth`) or EResFD's published weights
     (`.base.pth` and its two siblings) run in torch, anything else in the C core.
@@ -28,7 +22,7 @@ def open_detector(model: str | None, *, threads: int) -> Detector | NetworkDetec
     Raises:
         ModuleNotFoundError: a checkpoint, but no torch; the program says what to install.
     """
-    if model is None or not runs_in_torch(model):
+    if model is None or not zoo.is_checkpoint(model):
         from dupnet.runtime import Detector
 
         return Detector(model, threads=threads)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import os
 import platform
 import shlex
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dupnet.cli.parameters import FRACTION, chosen_sizes, iou_option, view_options
+from dupnet.files import key_of, without_nan
 
 if TYPE_CHECKING:
     from dupnet.cli.benchmarks import Benchmark
@@ -179,7 +178,7 @@ def _model(model: str, sizes: tuple[int, ...], flip: bool, vote: bool, score: fl
     by = f"kernels {detector.kernels}" if isinstance(detector, Detector) else f"torch on {next(detector.network.parameters()).device.type}"
     conditions = {
         "Model": f"{model}, as shipped" if model == detector.name else str(path),
-        "SHA-256": hashlib.sha256(path.read_bytes()).hexdigest()[:16],
+        "SHA-256": key_of(path),
         "Long side": f"{sides} px",
         "Looks per photo": f"{views.passes}" + ", also mirrored" * flip + ", merged by voting" * vote,
         "Lowest score": f"{score:g}",
@@ -246,8 +245,7 @@ def _measure(contender: Contender, benchmark: Benchmark, predictions: Path | Non
 
 
 def _json(result: Result) -> str:
-    numbers = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in result.numbers.items()}
-    return json.dumps({**result.contender.settings, **numbers, "seconds": result.seconds})
+    return json.dumps({**result.contender.settings, **without_nan(result.numbers), "seconds": result.seconds})
 
 
 def _print(results: Sequence[Result], benchmark: Benchmark) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import time
 from dataclasses import asdict
 from pathlib import Path
 
 import click
+
+from dupnet.files import without_nan
 
 
 @click.command()
@@ -37,8 +38,7 @@ def command(tree: Path, wider: Path, split: str, subset: bool, as_json: bool) ->
     scores = protocol.score(samples, difficulty, predictions.read_wider(tree, [sample.photo for sample in samples]))
     seconds = round(time.perf_counter() - start, 1)
     if as_json:
-        numbers = {key: None if isinstance(v, float) and math.isnan(v) else v for key, v in asdict(scores).items()}
-        click.echo(json.dumps({"detections": str(tree), "listed": listed, **numbers, "seconds": seconds}))
+        click.echo(json.dumps({"detections": str(tree), "listed": listed, **without_nan(asdict(scores)), "seconds": seconds}))
         return
     click.echo(f"{tree}: {len(samples):,} of the {listed:,} photos of {wider} ({split}), {seconds} s\n")
     click.echo("AP easy  AP medium  AP hard  AP all  DR at 0.1 false positives a photo")

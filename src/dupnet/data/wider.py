@@ -7,7 +7,6 @@ fourth, `invalid`, means ignore. A photo without faces has the count 0 and, in t
 
 from __future__ import annotations
 
-import hashlib
 import re
 from functools import cache
 from pathlib import Path
@@ -17,6 +16,7 @@ import numpy as np
 
 from dupnet.data.sample import Sample
 from dupnet.errors import DataError
+from dupnet.files import key_of
 
 INVALID = 7
 """Column of the `invalid` attribute, after `x y w h blur expression illumination`."""
@@ -127,7 +127,7 @@ def annotations_key(root: str | Path, name: str) -> str:
     """
     path = _list(root, name)
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+        return key_of(path)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error.strerror}") from None
 

@@ -11,7 +11,6 @@ import csv
 import fcntl
 import hashlib
 import json
-import math
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -32,7 +31,7 @@ from dupnet.detections import Detections
 from dupnet.errors import DataError
 from dupnet.evaluation import fddb as fddb_protocol
 from dupnet.evaluation import wider as wider_protocol
-from dupnet.files import write_json
+from dupnet.files import key_of, without_nan, write_json
 from dupnet.nn import Network
 from dupnet.nn.detection import detect
 from dupnet.nn.eresfd import EResFD, EResFDDetector
@@ -60,7 +59,7 @@ def keyed(recipe: Recipe, data: Path) -> tuple[str, Recipe]:
     Of the networks that it starts from or learns from, and of a teacher's file, the content counts.
     """
     named = (recipe.start_from, recipe.distillation.network, recipe.teacher.detections)
-    files = {name: hashlib.sha256(Path(name).read_bytes()).hexdigest()[:16] for name in named if Path(name).is_file()}
+    files = {name: key_of(name) for name in named if Path(name).is_file()}
     content = {"data": wider.annotations_key(data, "train")} | ({"files": files} if files else {})
     if not isinstance(recipe.spec, ModelSpec):
         return _hash(_changes(replace(recipe, checkpoint_steps=500)) | content), recipe
@@ -201,7 +200,7 @@ def fddb_file(folder: Path, root: Path, size: int) -> Path:
 
 def wider_scores(network: Network | EResFD, data: Path, size: int, *, progress: bool = False) -> Measured:
     """Scores on the val photos by WIDER FACE's rules; what cannot be measured is None."""
-    return _without_nan(asdict(wider_protocol.evaluate(detector(network, size), data, progress=progress)) | {"size": size})
+    return without_nan(asdict(wider_protocol.evaluate(detector(network, size), data, progress=progress)) | {"size": size})
 
 
 def fddb_scores(network: Network | EResFD, root: Path, size: int, *, progress: bool = False) -> Measured:
@@ -226,12 +225,7 @@ def held_out_scores(
         difficulty[sample.photo] = dict.fromkeys(wider_protocol.LEVELS, found)
     boxes = wider_protocol.run(detector(network, size), chosen, images, progress=progress)
     scores = wider_protocol.score(chosen, difficulty, boxes)
-    return _without_nan({"ap": scores.ap_medium, "dr": scores.dr, "photos": len(chosen), "size": size})
-
-
-def _without_nan(scores: Measured) -> Measured:
-    """Scores with None for what the photos do not show."""
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in scores.items()}
+    return without_nan({"ap": scores.ap_medium, "dr": scores.dr, "photos": len(chosen), "size": size})
 
 
 def shown(value: float | None, form: str = ".3f") -> str:

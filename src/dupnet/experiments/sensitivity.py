@@ -9,7 +9,6 @@ Before: `dupnet.experiments.runs`. After: `dupnet.search`, which reads `cost_of_
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 import time
@@ -26,7 +25,7 @@ from dupnet.data.photos import Photos
 from dupnet.errors import CheckpointError, SpecError
 from dupnet.evaluation import wider as wider_protocol
 from dupnet.experiments import runs
-from dupnet.files import write_json, write_text
+from dupnet.files import key_of, write_json, write_text
 from dupnet.nn import HWGQ, PACT, Network, NetworkOptions, checkpoint
 from dupnet.spec import FULL, ModelSpec, with_layers
 from dupnet.training import loop
@@ -87,7 +86,7 @@ def load_model(model: str) -> tuple[ModelSpec, Path | None]:
         CheckpointError: the checkpoint's network is quantized.
         SpecError: no such spec.
     """
-    if Path(model).suffix.lower() not in (".pt", ".pth"):
+    if not zoo.is_checkpoint(model):
         return zoo.get(model), None
     spec = checkpoint.load(model).spec
     if any(layer.weight_bits != FULL or layer.input_bits != FULL for layer in spec.layers):
@@ -190,7 +189,7 @@ def _check_settings(settings: Settings, run: loop.Run, out: Path) -> None:
     )
     ours = json.loads(json.dumps({"recipe": content, "data": wider.annotations_key(run.data, "train"), "size_px": settings.size_px}))
     ours |= {
-        "start": hashlib.sha256(settings.start.read_bytes()).hexdigest()[:16] if settings.start else settings.start_steps,
+        "start": key_of(settings.start) if settings.start else settings.start_steps,
         "on": settings.on,
         "photos": settings.photos,
     }

@@ -55,6 +55,11 @@ def model_names() -> list[str]:
     return sorted(path.stem for path in _HERE.glob("*.dnet"))
 
 
+def is_checkpoint(model: str | os.PathLike[str]) -> bool:
+    """Whether this is the name of a checkpoint, which runs in torch: it ends in `.pt` or `.pth`. All else is a packed file or a name."""
+    return Path(model).suffix.lower() in (".pt", ".pth")
+
+
 def model_path(model: str | os.PathLike[str]) -> Path:
     """Path of a packed file.
 
