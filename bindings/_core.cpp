@@ -45,8 +45,9 @@ struct Arena {
     std::unique_ptr<uint8_t[]> bytes;
     size_t size = 0;
 
-    void grow(size_t wanted) {
-        if (size >= wanted) return;
+    // One that is far too large goes, too: a huge photo's memory comes back with the next small one.
+    void fit(size_t wanted) {
+        if (size >= wanted && size / 16 <= wanted) return;
         bytes.reset();
         size = 0;
         bytes.reset(new uint8_t[wanted]);
@@ -98,12 +99,12 @@ public:
     Model(nb::bytes data, const std::string &kernels) : data(std::move(data)) {
         size_t bytes;
         check(dn_model_memory_bytes(this->data.c_str(), this->data.size(), &model, &bytes));
-        memory.grow(bytes);
+        memory.fit(bytes);
         check(dn_model_open(this->data.c_str(), this->data.size(), memory.bytes.get(), memory.size, &model));
         const char *variable = kernels.empty() ? std::getenv("DUPNET_KERNELS") : nullptr;
         choose_kernels(variable ? variable : kernels);
         check(dn_model_prepared_bytes(&model, &bytes));
-        prepared.grow(bytes);
+        prepared.fit(bytes);
         check(dn_model_prepare(&model, prepared.bytes.get(), prepared.size));
     }
 
@@ -280,7 +281,7 @@ private:
             arena = std::move(arenas.back());
             arenas.pop_back();
         }
-        arena.grow(bytes);
+        arena.fit(bytes);
         return arena;
     }
 
@@ -303,7 +304,7 @@ public:
         size_t bytes, capacity;
         check(dn_stream_bytes(&model.model, width, height, &options, &bytes));
         check(dn_model_boxes_max(&model.model, width, height, &options, &capacity));
-        arena.grow(bytes);
+        arena.fit(bytes);
         boxes.reset(new dn_box[capacity]);
         check(dn_stream_begin(&model.model, width, height, &options, arena.bytes.get(), arena.size, boxes.get(), capacity, &stream));
     }
@@ -381,7 +382,7 @@ auto resize(Photo image, size_t rows, size_t columns) {
     {
         nb::gil_scoped_release released;
         Arena arena;
-        arena.grow(bytes);
+        arena.fit(bytes);
         status = dn_resize(&photo, rows, columns, arena.bytes.get(), arena.size, out.get());
     }
     check(status);

@@ -23,13 +23,14 @@ static int fail(const char *what) {
 }
 
 int main(int argc, char **argv) {
-    unsigned width, height;
+    unsigned width, height, white;
     FILE *stored = argc == 2 ? fopen(argv[1], "rb") : NULL;
     if (!stored) return fail("usage: camera model.dnet < photo.ppm");
     dn_status status = dn_model_open(file, fread(file, 1, sizeof file, stored), memory, sizeof memory, &model);
     fclose(stored);
     if (status != DN_OK) return fail(dn_status_text(status));
-    if (scanf("P6 %u %u 255", &width, &height) != 2 || getchar() == EOF) return fail("the photo is not a PPM file (P6, 8 bits)");
+    if (scanf("P6 %u %u %u", &width, &height, &white) != 3 || white != 255 || getchar() == EOF)
+        return fail("the photo is not a PPM file (P6, 8 bits, no comments)");
     if (width > MAX_WIDTH) return fail("the photo is wider than a row's buffer");
 
     dn_options options = dn_model_options(&model);

@@ -172,9 +172,18 @@ def test_draw_many_photos_into_a_folder(photos: Path, model: Path) -> None:
     assert sorted(path.relative_to("out").as_posix() for path in Path("out").rglob("*.*")) == ["a.png", "b.jpg", "deep/a.webp.png"]
 
 
+def test_what_was_drawn_into_a_folder_is_no_photo_of_it(photos: Path, model: Path) -> None:
+    for _ in range(2):
+        result = dupnet("detect", ".", "--draw", "drawn", "--json", "--model", model)
+        assert result.exit_code == 0 and "drawn" not in result.stdout
+    assert "drawn/a.png" in dupnet("detect", "drawn", "--draw", "again", "--json", "--model", model).stdout
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
+        ([""], "a photo's name is empty"),
+        (["a.png", "--json", "--csv"], "give one of them"),
         (["a.png", "--draw", "out.txt"], "ends in .png"),
         (["a.png", "--draw", "a.png"], "would overwrite the photo a.png"),
         (["a.png", "more", "--draw", "."], "would overwrite the photo a.png"),

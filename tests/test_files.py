@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -49,3 +50,25 @@ def test_an_error_names_the_file_that_was_asked_for(tmp_path: Path) -> None:
     with pytest.raises(OSError) as error:
         write_text(tmp_path, "a folder is no file")
     assert error.value.filename == str(tmp_path)
+
+
+def test_threads_that_write_one_file_leave_it_whole(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+
+    def write_often(letter: str) -> None:
+        for _ in range(50):
+            write_text(path, letter * 5000)
+
+    with ThreadPoolExecutor(4) as pool:
+        for writer in [pool.submit(write_often, letter) for letter in "abcd"]:
+            writer.result()
+    assert len(path.read_text()) == 5000 and len(set(path.read_text())) == 1 and list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_stays_and_permissions_stay(tmp_path: Path) -> None:
+    real, link = tmp_path / "real", tmp_path / "link"
+    write_text(real, "old")
+    real.chmod(0o640)
+    link.symlink_to(real)
+    write_text(link, "new")
+    assert link.is_symlink() and real.read_text() == "new" and real.stat().st_mode & 0o777 == 0o640

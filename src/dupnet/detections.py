@@ -15,7 +15,7 @@ from typing import NamedTuple, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from dupnet.errors import DataError, ImageError
 from dupnet.files import whole
@@ -113,13 +113,16 @@ class Detections:
         the photo is left out.
 
         Args:
-            image: what to draw on, RGB of the size of the photo; the photo itself by default.
+            image: what to draw on, RGB of the size of the photo, or a PIL image, which is turned upright as `Detector.detect` does; the
+                photo itself by default.
 
         Raises:
-            ImageError: there is no photo to draw on, or it is no RGB picture, or of another size than the photo.
+            ImageError: there is no photo to draw on, or it has not 8 bits, or is of another size than the photo.
         """
         if isinstance(image, Image.Image):
-            image = image.convert("RGB")
+            if image.mode[0] in "IF":
+                raise ImageError(f"expected a picture of 8 bits, found mode {image.mode}; dupnet.image.read(image) gives one")
+            image = ImageOps.exif_transpose(image).convert("RGB")
         pixels = np.asarray(self._photo() if image is None else image)
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
             raise ImageError(f"expected a picture (h, w, 3) uint8 RGB, found {pixels.shape} {pixels.dtype}")

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-import zlib
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -27,7 +27,8 @@ def without_nan(numbers: dict[str, Any]) -> dict[str, Any]:
 def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Where to write a file's content: a hidden file beside it, which takes its place when the block ends well, and goes when it fails.
 
-    What exists and is no regular file (`/dev/stdout`, a pipe) is written directly: replacing it would remove the device.
+    A link stays, what it points to is replaced, and keeps its permissions. What exists and is no regular file (`/dev/stdout`, a pipe) is
+    written directly: replacing it would remove the device.
 
     Raises:
         OSError: the file cannot be written; its `filename` is `path`, not the hidden file's.
@@ -36,14 +37,16 @@ def whole(path: str | os.PathLike[str]) -> Iterator[Path]:
         >>> with whole("numbers.txt") as part:  # doctest: +SKIP
         ...     part.write_text("1 2 3")
     """
-    path = Path(path)
-    direct = path.exists() and not path.is_file() and not path.is_dir()
-    # Of the name only a hash: one of nearly 255 bytes, all that file systems take, has no room for more.
-    part = path if direct else path.with_name(f".{zlib.crc32(path.name.encode(errors='surrogateescape')):08x}.{os.getpid()}.part")
+    target = Path(os.path.realpath(path))
+    direct = target.exists() and not target.is_file() and not target.is_dir()
+    # A name that no other thread, process or machine chooses, and no longer for a long one: file systems take 255 bytes.
+    part = target if direct else target.with_name(f".{os.urandom(8).hex()}.part")
     try:
         yield part
         if not direct:
-            os.replace(part, path)
+            if target.is_file():
+                shutil.copymode(target, part)
+            os.replace(part, target)
     except OSError as error:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from None
     finally:

@@ -24,7 +24,7 @@ Source = str | os.PathLike[str] | Image.Image | NDArray[np.uint8]
 MAX_SIDE_PX = 16384
 """Longest side of a photo; below it, no sum of the resize leaves 64 bits."""
 
-SUFFIXES = frozenset(".bmp .gif .jfif .jpeg .jpg .jp2 .pgm .png .pnm .ppm .tif .tiff .webp".split())
+SUFFIXES = frozenset(".avif .bmp .gif .jfif .jpeg .jpg .jp2 .pgm .png .pnm .ppm .tif .tiff .webp".split())
 """Names of photos, in small letters, by which `find` knows them in a folder."""
 
 

@@ -225,7 +225,7 @@ def _check_base(base: str, plain: ModelSpec, budget: Budget) -> None:
         )
     if budget.maps_kb is None or total.map_bytes <= budget.maps_kb * 1024:
         return
-    scales = (step / max(height, width) for step in range(max(height, width) // plain.stride * plain.stride, 0, -plain.stride))
+    scales = (step / max(height, width) for step in range(max(height, width) // plain.stride * plain.stride, 31, -plain.stride))
     sizes = ((max(1, round(height * scale)), max(1, round(width * scale))) for scale in scales)
     fitting = next((size for size in sizes if cost.count(plain, size).total.map_bytes <= budget.maps_kb * 1024), None)
     advice = f"they fit at {fitting[1]}x{fitting[0]} pixels" if fitting else "no input is small enough"

@@ -132,8 +132,9 @@ class HeadSpec:
     classes: int = 0
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "anchors", tuple(map(tuple, self.anchors)))
         if self.classes:
-            if not 1 <= self.classes <= 4096 or self.anchors or self.centre_scale != 1:
+            if not isinstance(self.classes, int) or not 1 <= self.classes <= 4096 or self.anchors or self.centre_scale != 1:
                 raise SpecError(
                     f"head: a classifier has 1 to 4096 classes, no anchors and centre_scale 1, not {self.classes} classes, "
                     f"{len(self.anchors)} anchors and centre_scale {self.centre_scale}"
@@ -182,15 +183,16 @@ class ModelSpec:
     default_score: float = 0.5
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "layers", tuple(self.layers))  # a list would compare unequal to what files hold
         if not is_name(self.name):
             raise SpecError(f"name must be 1 to 64 bytes of UTF-8 without control characters, not {self.name!r}")
         if not 1 <= len(self.layers) <= 64:
             raise SpecError(f"{self.name}: 1 to 64 layers are possible, not {len(self.layers)}")
         least = 1 if self.head.classes else 32
-        if not least <= self.default_size_px <= 8192:
-            raise SpecError(f"{self.name}: default_size_px must be {least} to 8192, not {self.default_size_px}")
-        if not 0 <= self.default_score <= 1:
-            raise SpecError(f"{self.name}: default_score must be in [0, 1], not {self.default_score}")
+        if not isinstance(self.default_size_px, int) or not least <= self.default_size_px <= 8192:
+            raise SpecError(f"{self.name}: default_size_px must be a whole number, {least} to 8192, not {self.default_size_px!r}")
+        if not isinstance(self.default_score, (int, float)) or not 0 <= self.default_score <= 1:
+            raise SpecError(f"{self.name}: default_score must be a number in [0, 1], not {self.default_score!r}")
         if self.stride > 64:
             raise SpecError(f"{self.name}: the product of all steps and pools must be at most 64, not {self.stride}")
         if self.layers[0].input_bits not in (8, FULL):

@@ -111,6 +111,11 @@ def test_program_of_the_guide(compiler: str, tmp_path: Path, model_file: Path) -
     build(compiler, tmp_path / "faces.c", tmp_path / "faces", "-O2")
     lines = call(tmp_path / "faces", model_file, tmp_path / "photo.ppm").splitlines()
     assert lines and all(re.fullmatch(r"\d+ \d+ \d+ \d+  [01]\.\d\d", line) for line in lines)
+    deep, short, large = b"P6 40 30 65535\n" + bytes(7200), b"P6 9 9 255\n", b"P6 5000 9 255\n"
+    for photo, reason in ((deep, "no comments"), (short, "too early"), (large, "larger")):
+        (tmp_path / "photo.ppm").write_bytes(photo)
+        refused = subprocess.run([tmp_path / "faces", model_file, tmp_path / "photo.ppm"], capture_output=True, text=True)
+        assert refused.returncode == 1 and reason in refused.stderr and not refused.stdout
 
 
 @pytest.mark.parametrize("compiler", COMPILERS)
@@ -137,3 +142,5 @@ def test_camera_example(compiler: str, tmp_path: Path) -> None:
     assert subprocess.run(larger, input=(tmp_path / "photo.ppm").read_bytes(), capture_output=True, check=True).stdout
     short = subprocess.run(command, input=b"P6 300 300 255\n" + bytes(900), capture_output=True)
     assert short.returncode == 1 and b"ends too early" in short.stderr
+    deep = subprocess.run(command, input=b"P6 300 300 65535\n" + bytes(540000), capture_output=True)
+    assert deep.returncode == 1 and b"P6, 8 bits" in deep.stderr

@@ -1,5 +1,7 @@
 """The cache of decoded photos: same pixels, complete files only."""
 
+import os
+import pickle
 import shutil
 from pathlib import Path
 
@@ -32,6 +34,21 @@ def test_a_replaced_photo_is_decoded_anew(tiny_wider: Path, tmp_path: Path) -> N
     Photos(samples, images, tmp_path / "cache")
     Image.new("RGB", (20, 10), (1, 2, 3)).save(images / samples[0].photo)
     assert Photos(samples, images, tmp_path / "cache").pixels(0).shape == (10, 20, 3)
+
+
+def test_a_cache_that_lost_bytes_is_built_anew(tiny_wider: Path, tmp_path: Path) -> None:
+    samples, images = wider.split(tiny_wider, "train")
+    whole = Photos(samples, images, tmp_path).pixels(7).copy()
+    (path,) = tmp_path.glob("*.u8")
+    os.truncate(path, path.stat().st_size // 2)
+    assert np.array_equal(Photos(samples, images, tmp_path).pixels(7), whole)
+
+
+def test_a_cache_goes_to_other_processes_by_its_name(tiny_wider: Path, tmp_path: Path) -> None:
+    cached = Photos(*wider.split(tiny_wider, "train"), tmp_path)
+    sent = pickle.dumps(cached)
+    assert len(sent) < 10_000 < next(tmp_path.glob("*.u8")).stat().st_size
+    assert np.array_equal(pickle.loads(sent).pixels(3), cached.pixels(3))
 
 
 def test_an_interrupted_build_leaves_nothing(tiny_wider: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -57,6 +57,7 @@ def test_reads_everything_in_order(tmp_path: Path) -> None:
         ("a.jpg\n1\n1 2 3 x\n", "1 2 3 x"),
         ("a.jpg\n1\n1 2 nan 4\n", "nan"),
         ("a.jpg\n1\nb.jpg\n1\n", "b.jpg"),
+        ("a.jpg\n0\nb.jpg\n0\na.jpg\n0\n", "a.jpg is listed twice"),
     ],
 )
 def test_broken_lists_name_file_and_line(tmp_path: Path, text: str, message: str) -> None:

@@ -118,6 +118,16 @@ def test_a_layer_that_does_not_fit_reads_exact_levels() -> None:
     assert torch.equal(behind.accumulate(levels), behind.accumulate(levels.float()))
 
 
+def test_without_gradients_the_levels_are_the_same() -> None:
+    """Only the photos have three channels: that a map needs no gradient does not make it one."""
+    torch.manual_seed(7)
+    network, photos = Network(zoo.get("dupnet-tinier-yolo")), torch.randint(0, 256, (2, 3, 64, 64))
+    mixed.enable(network)
+    with torch.no_grad():
+        without = network(photos)
+    assert torch.equal(network(photos), without)
+
+
 def test_layers_that_do_not_fit_stay_as_they_are() -> None:
     network = Network(zoo.get("table3/conv4-8"))
     fitting = mixed.enable(network)

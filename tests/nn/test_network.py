@@ -1,5 +1,6 @@
 """Networks from specs: exact integers in evaluation, gradients in training, files that come back."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_signs_of_a_mean_follow_the_majority() -> None:
     networks = [trained_a_little(Network(zoo.get("dupnet-tinier-yolo-l"))) for _ in range(3)]
     with torch.no_grad():
         for number, network in enumerate(networks):
-            network.stages[3].conv.weight.copy_(networks[0].stages[3].conv.weight * (1.0, 3.0, -0.1)[number])  # their size means nothing
+            network.stages[3].conv.weight.copy_(networks[0].stages[3].conv.weight * (1.0, 3.0, -10.0)[number])  # their size means nothing
             network.stages[3].norm.bias.fill_(number)
     mean = mean_of(networks)
     assert torch.equal(mean.stages[3].conv.integer_weights(), networks[0].stages[3].conv.integer_weights())
@@ -190,3 +191,16 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(OSError, match="disk full"):
         checkpoint.write(path, {})
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_is_an_error_that_names_the_file(tmp_path: Path) -> None:
+    with pytest.raises((CheckpointError, OSError), match="/dev/full"):
+        checkpoint.write("/dev/full", {"weights": torch.zeros(100_000)})
+
+
+def test_a_checkpoint_that_was_cut_short_is_damaged(tmp_path: Path) -> None:
+    checkpoint.write(tmp_path / "n.pt", {"weights": torch.zeros(100_000)})
+    os.truncate(tmp_path / "n.pt", 50_000)
+    with pytest.raises(CheckpointError, match="damaged"):
+        checkpoint.read(tmp_path / "n.pt")

@@ -169,7 +169,12 @@ def test_what_cannot_run_says_why(tiny_wider: Path, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="another recipe.*seed"):
         train(replace(RECIPE, seed=6), data=tiny_wider, out=out, resume=True, progress=False, workers=0)
     content = checkpoint.read(out / "checkpoint.pt")
-    for key, value, message in (("data", "0" * 16, "other photos or boxes"), ("processes", 2, "written by 2 processes")):
+    others = {
+        "files": ({"t.npz": "0" * 16}, "teacher's file is another"),
+        "data": ("0" * 16, "other photos or boxes"),
+        "processes": (2, "written by 2 processes"),
+    }
+    for key, (value, message) in others.items():
         checkpoint.write(out / "checkpoint.pt", content | {key: value})
         with pytest.raises(CheckpointError, match=message):
             train(RECIPE, data=tiny_wider, out=out, resume=True, progress=False, workers=0)

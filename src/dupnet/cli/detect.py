@@ -25,11 +25,17 @@ PICTURES = (".png", ".jpg", ".jpeg")
 """What `--draw` can write."""
 
 
+def _paths(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tuple[Path, ...]:
+    if "" in names:  # a shell's unset variable, and a Path of it would be the current folder
+        raise click.BadParameter("a photo's name is empty")
+    return tuple(map(Path, names))
+
+
 @click.command()
-@click.argument("photos", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PHOTO...")
+@click.argument("photos", nargs=-1, required=True, type=click.Path(), callback=_paths, metavar="PHOTO...")
 @click.option("--draw", type=click.Path(path_type=Path), metavar="OUT", help="Draw the boxes: a file for one photo, a folder for more.")
-@click.option("--json", "format", flag_value="json", help="Print one JSON object a photo: {photo, faces: [{box, score}]}.")
-@click.option("--csv", "format", flag_value="csv", help="Print CSV: photo,x1,y1,x2,y2,score.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a photo: {photo, faces: [{box, score}]}.")
+@click.option("--csv", "as_csv", is_flag=True, help="Print CSV: photo,x1,y1,x2,y2,score.")
 @click.option(
     "--size",
     type=click.IntRange(32, 8192),
@@ -45,7 +51,8 @@ PICTURES = (".png", ".jpg", ".jpeg")
 def command(
     photos: tuple[Path, ...],
     draw: Path | None,
-    format: str | None,
+    as_json: bool,
+    as_csv: bool,
     size: int | None,
     score: float | None,
     iou: float | None,
@@ -66,9 +73,12 @@ def command(
     from dupnet.cli.detectors import looking, open_detector
     from dupnet.views import Views
 
+    if as_json and as_csv:
+        raise click.UsageError("--json and --csv: give one of them")
+    format = "json" if as_json else "csv" if as_csv else None
     sizes = chosen_sizes(size, sizes)
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # such a photo is refused with an error of its own
-    found = [(path, path.relative_to(photo) if path != photo else Path(path.name)) for photo in photos for path in image.find(photo)]
+    found = [pair for photo in photos for pair in _found(photo, draw)]
     drawings = _drawings(found, draw, one_file=len(photos) == 1 and not photos[0].is_dir())
     failed = False
     for photo in photos:
@@ -94,6 +104,19 @@ def command(
         else:
             _print(path, faces, format)
     sys.exit(1 if failed else 0)
+
+
+def _found(photo: Path, draw: Path | None) -> list[tuple[Path, Path]]:
+    """The photos that an argument stands for, each with its path below it.
+
+    What an earlier call drew into a folder within it is not among them.
+    """
+    from dupnet import image
+
+    paths = image.find(photo)
+    if draw and draw.resolve().is_relative_to(photo.resolve()) and draw.resolve() != photo.resolve():
+        paths = [path for path in paths if not path.resolve().is_relative_to(draw.resolve())]
+    return [(path, path.relative_to(photo) if path != photo else Path(path.name)) for path in paths]
 
 
 def _save(faces: Detections, drawing: Path) -> None:

@@ -220,6 +220,8 @@ def _distinct(contenders: list[Contender]) -> list[Contender]:
         tells = [f"{c.name} ({_origin(c, short=short)})" for c in contenders]
         if len(set(tells)) == len(tells):
             break
+    else:
+        raise click.UsageError(f"{next(tell for tell in tells if tells.count(tell) > 1)}: is given twice")
     names = [contender.name for contender in contenders]
     return [replace(c, name=tell) if names.count(c.name) > 1 else c for c, tell in zip(contenders, tells)]
 

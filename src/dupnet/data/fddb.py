@@ -123,7 +123,7 @@ def sizes(root: str | Path, photos: list[FddbPhoto]) -> list[tuple[int, int]]:
             return [table[photo.name] for photo in photos]
         except KeyError as error:
             raise DataError(f"{Path(root) / SIZES}: the size of {error} is missing") from None
-    folder = photo_folder(root, photos)
+    folder = photo_folder(root, photos, missing=f"neither {SIZES} nor the photos")
     result = []
     for photo in photos:
         path = photo_path(folder, photo)
@@ -146,7 +146,7 @@ def _sizes_table(root: Path) -> dict[str, tuple[int, int]] | None:
         raise DataError(f"{path}: expected a table image,width,height: {type(error).__name__}: {error}") from None
 
 
-def photo_folder(root: str | Path, photos: list[FddbPhoto]) -> Path:
+def photo_folder(root: str | Path, photos: list[FddbPhoto], *, missing: str = "the photos are not there") -> Path:
     """The folder that the photos' names are relative to: `originalPics` in or beside `root`, or `root` itself.
 
     Raises:
@@ -156,7 +156,7 @@ def photo_folder(root: str | Path, photos: list[FddbPhoto]) -> Path:
     for folder in candidates:
         if photo_path(folder, photos[0]).exists():
             return folder
-    raise DataError(f"{root}: neither {SIZES} nor the photos: expected {photo_path(candidates[0], photos[0])}")
+    raise DataError(f"{root}: {missing}: expected {photo_path(candidates[0], photos[0])}")
 
 
 def photo_path(folder: Path, photo: FddbPhoto) -> Path:

@@ -12,6 +12,7 @@ import json
 import os
 import socket
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,12 +35,26 @@ class Photos:
 
     def __init__(self, samples: list[Sample], images: Path, cache: Path | None = None) -> None:
         self.samples, self.images = samples, images
+        self._path: Path | None = None
         self._mapped: np.memmap | None = None
         if cache is not None:
             path = _build(samples, images, cache)
             index = json.loads(path.with_suffix(".json").read_text())
             self._shapes, self._starts = index["shapes"], index["starts"]
-            self._mapped = np.memmap(path, np.uint8, mode="c")  # torch takes no read-only arrays; what is written stays in memory
+            self._map(path)
+
+    def _map(self, path: Path) -> None:
+        self._path = path
+        self._mapped = np.memmap(path, np.uint8, mode="c")  # torch takes no read-only arrays; what is written stays in memory
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Another process maps the file itself: a memory map would travel as its bytes."""
+        return self.__dict__ | {"_mapped": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__ |= state
+        if self._path is not None:
+            self._map(self._path)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -78,7 +93,7 @@ def _build(samples: list[Sample], images: Path, cache: Path) -> Path:
             raise DataError(f"{images / sample.photo}: cannot be read: {error.strerror}") from None
         key.update(f"\n{sample.photo} {state.st_size} {state.st_mtime_ns}".encode())
     path = cache / f"photos-{key.hexdigest()[:16]}.u8"
-    if path.exists() and path.with_suffix(".json").exists():
+    if path.exists() and path.with_suffix(".json").exists() and path.stat().st_size == _size(path.with_suffix(".json")):
         return path
     cache.mkdir(parents=True, exist_ok=True)
     part, index = (path.with_suffix(f".{socket.gethostname()}.{os.getpid()}.{kind}") for kind in ("part", "index"))
@@ -91,6 +106,8 @@ def _build(samples: list[Sample], images: Path, cache: Path) -> Path:
                 starts.append(at)
                 at += pixels.size
                 file.write(pixels.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
         index.write_text(json.dumps({"shapes": shapes, "starts": starts}))
         os.replace(index, path.with_suffix(".json"))
         os.replace(part, path)
@@ -100,3 +117,9 @@ def _build(samples: list[Sample], images: Path, cache: Path) -> Path:
         part.unlink(missing_ok=True)
         index.unlink(missing_ok=True)
     return path
+
+
+def _size(index: Path) -> int:
+    """The bytes that a cache must have: a file that lost some, in a full disk's crash, is made anew."""
+    shapes, starts = (json.loads(index.read_text())[key] for key in ("shapes", "starts"))
+    return int(starts[-1] + 3 * shapes[-1][0] * shapes[-1][1])

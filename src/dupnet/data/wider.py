@@ -8,6 +8,7 @@ fourth, `invalid`, means ignore. A photo without faces has the count 0 and, in t
 from __future__ import annotations
 
 import re
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,8 @@ def read(list_path: str | Path) -> list[Sample]:
         samples.append(Sample(photo, boxes, (table[:, INVALID] > 0) | (table[:, 2:4].min(axis=1, initial=np.inf) <= 0)))
     if not samples:
         raise DataError(f"{list_path}: holds no photo")
+    if twice := [photo for photo, count in Counter(sample.photo for sample in samples).items() if count > 1]:
+        raise DataError(f"{list_path}: {twice[0]} is listed twice")
     return samples
 
 

@@ -229,6 +229,8 @@ def _match_all(samples: Sequence[Sample], difficulty: Difficulty, found: Sequenc
 def _counts(sample: Sample, difficulty: Difficulty, level: str) -> matching.Flags:
     if level == "all":
         return ~sample.ignore
+    if not len(sample.boxes):
+        return np.zeros(0, bool)
     if sample.photo not in difficulty:
         raise DataError(f"the difficulty of the faces in {sample.photo} is not known")
     flags = np.zeros(len(sample.boxes), bool)

@@ -96,7 +96,7 @@ def claimed(folder: Path) -> Iterator[bool]:
             try:
                 fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
-            except OSError:
+            except (BlockingIOError, PermissionError):  # taken; other errors, such as no locks on this file system, are errors
                 if time.monotonic() > until:
                     yield False
                     return
@@ -216,7 +216,8 @@ def held_out_scores(
 ) -> Measured:
     """Scores on training photos that the recipe holds out: the faces of at least `face_px` pixels at that size are to be found."""
     samples, images = wider.split(data, "train")
-    chosen = samples[:: recipe.held_out][:: -(-len(samples[:: recipe.held_out]) // photos)]
+    shown = [sample for sample in samples[:: recipe.held_out] if len(sample.boxes)]  # boxes elsewhere do not count
+    chosen = shown[:: -(-len(shown) // photos)]
     difficulty: dict[str, dict[str, list[int]]] = {}
     for sample in chosen:
         height, width = image.read(images / sample.photo).shape[:2]

@@ -21,10 +21,18 @@ KIND_ERESFD = "dupnet eresfd 1"
 
 
 def write(path: str | Path, content: dict[str, Any]) -> None:
-    """Write `content` (plain data and tensors) so that a complete file is there or the old one is untouched."""
+    """Write `content` (plain data and tensors) so that a complete file is there or the old one is untouched.
+
+    Raises:
+        CheckpointError: it cannot be written, perhaps for lack of room.
+        OSError: the same, as the system says it.
+    """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     with whole(path) as part, open(part, "wb") as file:
-        torch.save(content, file)
+        try:
+            torch.save(content, file)
+        except RuntimeError as error:  # torch's writer says so when the disk is full
+            raise CheckpointError(f"{path}: cannot be written: {error}") from None
         file.flush()
         os.fsync(file.fileno())
 
@@ -36,8 +44,10 @@ def read(path: str | Path) -> dict[str, Any]:
         CheckpointError: no such file, damaged, or not one of ours.
     """
     try:
+        with open(path, "rb"):
+            pass  # whether it can be read at all: torch's reader raises errors of the system for damaged files, too
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except OSError as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # foreign bytes make torch's reader raise almost anything
         raise CheckpointError(f"{path}: not a readable checkpoint: damaged, or something else ({type(error).__name__})") from None

@@ -222,7 +222,8 @@ def boxes(network: EResFD, pixels: NDArray[np.uint8], *, score: float, iou: floa
         at most `BOXES_MAX`.
     """
     device = network.mixing.device
-    levels = network(torch.tensor(pixels).to(device).permute(2, 0, 1)[None])
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # a GPU rounds no float
+        levels = network(torch.tensor(pixels).to(device).permute(2, 0, 1)[None])
     flat = [torch.cat([map[0].flatten(1).T for map in maps]) for maps in zip(*levels)]
     location, scores = flat[0].numpy(force=True), flat[1].softmax(1)[:, 1].numpy(force=True)
     order = np.argsort(-scores, kind="stable")[:CANDIDATES]

@@ -79,13 +79,13 @@ def convolve(levels: Tensor, weights: Tensor, border: int, *, pool: bool = False
     """`F.conv2d(levels, weights, padding=border)`, the same numbers, or of that `F.max_pool2d(..., 2)`; float32.
 
     Args:
-        levels: `(n, c, h, w)`, integer-valued floats in 0..255, of even height and width if they are pooled. A map that is pooled and
-            needs no gradient is taken for photos, with 3x3 kernels.
+        levels: `(n, c, h, w)`, integer-valued floats in 0..255, of even height and width if they are pooled. A map of three
+            channels under 3x3 kernels that is pooled and needs no gradient is taken for photos.
         weights: `(filters, c, k, k)`, integer-valued floats in -128..127.
         border: zeros around the map.
         pool: whether maxima of 2x2 blocks are taken.
     """
-    sums: Tensor = _Convolve.apply(levels, weights, _How(border, pool, pool and not levels.requires_grad))  # type: ignore[no-untyped-call]
+    sums: Tensor = _Convolve.apply(levels, weights, _How(border, pool, _are_photos(levels, weights, pool)))  # type: ignore[no-untyped-call]
     return sums
 
 
@@ -104,7 +104,7 @@ def stage(
     Returns:
         The levels in bfloat16; and without gradients the means and (biased) variances of the batch, `(filters,)`.
     """
-    how = _How(border, pool, pool and not levels.requires_grad)
+    how = _How(border, pool, _are_photos(levels, weights, pool))
     given: tuple[Tensor, Tensor, Tensor] = _Stage.apply(levels, weights, slope, shift, step, top, eps, how)  # type: ignore[no-untyped-call]
     return given
 
@@ -113,6 +113,10 @@ class _How(NamedTuple):
     border: int
     pool: bool
     photos: bool
+
+
+def _are_photos(levels: Tensor, weights: Tensor, pool: bool) -> bool:
+    return pool and levels.shape[1] == FILTER and weights.shape[-1] == FILTER and not levels.requires_grad
 
 
 def _dtype(how: _How) -> torch.dtype:
@@ -183,6 +187,10 @@ def _gradients(
 
 def _map(n: int, channels: int, rows: int, columns: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return torch.empty((n, channels, rows, columns), dtype=dtype, memory_format=torch.channels_last)
+
+
+def _map_like(x: Tensor, dtype: torch.dtype) -> Tensor:
+    return torch.empty_like(x, dtype=dtype, memory_format=torch.channels_last)
 
 
 def _pooled(x: Tensor, channels: int) -> tuple[Tensor, Tensor]:
@@ -285,7 +293,7 @@ def _normalize(sums: Tensor, slope: Tensor, shift: Tensor, step: Tensor, top: in
     """Batch norm and quantizer of a stage: levels, means, variances."""
     from dupnet import _training
 
-    levels, mean, variance = torch.empty_like(sums, dtype=torch.bfloat16), torch.empty_like(slope), torch.empty_like(slope)
+    levels, mean, variance = _map_like(sums, torch.bfloat16), torch.empty_like(slope), torch.empty_like(slope)
     _training.normalize(
         _memory(sums), slope.detach().numpy(), shift.detach().numpy(), step.item(), top, eps,
         _memory(levels), mean.numpy(), variance.numpy(), torch.get_num_threads(),
@@ -295,7 +303,7 @@ def _normalize(sums: Tensor, slope: Tensor, shift: Tensor, step: Tensor, top: in
 
 @_normalize.register_fake
 def _(sums: Tensor, slope: Tensor, shift: Tensor, step: Tensor, top: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(sums, dtype=torch.bfloat16), torch.empty_like(slope), torch.empty_like(slope)
+    return _map_like(sums, torch.bfloat16), torch.empty_like(slope), torch.empty_like(slope)
 
 
 @torch.library.custom_op("dupnet::normalize_gradient", mutates_args=())
@@ -306,7 +314,7 @@ def _normalize_gradient(
     """The gradients of `_normalize`: of sums (in `dtype`), slope, shift and step."""
     from dupnet import _training
 
-    of_sums, of_slope, of_shift = torch.empty_like(sums, dtype=dtype), torch.empty_like(slope), torch.empty_like(shift)
+    of_sums, of_slope, of_shift = _map_like(sums, dtype), torch.empty_like(slope), torch.empty_like(shift)
     of_step = _training.normalize_gradient(
         _memory(sums), _memory(gradient), mean.numpy(), variance.numpy(), slope.detach().numpy(), shift.detach().numpy(), step.item(),
         top, eps, _memory(of_sums), of_slope.numpy(), of_shift.numpy(), torch.get_num_threads(),
@@ -319,4 +327,4 @@ def _(
     gradient: Tensor, sums: Tensor, mean: Tensor, variance: Tensor, slope: Tensor, shift: Tensor, step: Tensor,
     top: int, eps: float, dtype: torch.dtype,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    return torch.empty_like(sums, dtype=dtype), torch.empty_like(slope), torch.empty_like(shift), torch.empty_like(step)
+    return _map_like(sums, dtype), torch.empty_like(slope), torch.empty_like(shift), torch.empty_like(step)

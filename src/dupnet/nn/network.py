@@ -11,7 +11,7 @@ Before: `dupnet.spec`. After: `dupnet.training` (weights), `dupnet.conversion` (
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -88,7 +88,8 @@ class BatchNorm(nn.BatchNorm2d):
 
     def slope_and_shift(self) -> tuple[Tensor, Tensor]:
         assert self.running_mean is not None and self.running_var is not None
-        slope = self.weight.abs() * (self.running_var + self.eps).rsqrt()
+        # In double precision: some devices' float32 roots are off by a bit, and a threshold may hang on it.
+        slope = self.weight.abs() * (self.running_var.double() + self.eps).rsqrt().float()
         return slope, self.bias - self.running_mean * slope
 
     @torch.no_grad()
@@ -308,11 +309,11 @@ def mean_of(networks: Sequence[Network]) -> Network:
     latents on which the networks disagree come to lie near zero. The statistics of its batch norms do not fit: train it on.
 
     Raises:
-        SpecError: the networks have not all the same layers and options, or there is none.
+        SpecError: the networks have not all the same layers and options (but for `ewgs`, which no weight depends on), or there is none.
 
     Source of the idea: Wortsman et al., 2022, "Model soups".
     """
-    if len({(network.spec.layers, network.spec.head, network.options) for network in networks}) != 1:
+    if len({(network.spec.layers, network.spec.head, replace(network.options, ewgs=0.0)) for network in networks}) != 1:
         raise SpecError(f"the mean of {len(networks)} networks is wanted; they need the same layers, head and options")
     result = Network(networks[0].spec, networks[0].options)
     states = [network.state_dict() for network in networks]

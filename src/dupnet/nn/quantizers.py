@@ -59,7 +59,7 @@ class HWGQ(nn.Module):
 
     def forward(self, x: Tensor) -> Quantized:
         top = 2**self.bits - 1
-        scaled = x / self.step
+        scaled = x / torch.full((), self.step, dtype=x.dtype, device=x.device)  # by a plain number, a GPU would multiply by its inverse
         smooth = scaled.clamp(0, top)
         # ceil(s - 1/2) sends (1.5, 2.5] to 2 as the rule wants; everything in (0, 1.5] becomes 1.
         levels = torch.where(scaled > 0, (scaled - 0.5).ceil().clamp(1, top), 0.0)

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
 
@@ -26,13 +27,13 @@ from tqdm import tqdm
 from dupnet.data import wider
 from dupnet.data.photos import Photos
 from dupnet.errors import CheckpointError, DupnetError, SpecError
-from dupnet.files import whole
+from dupnet.files import key_of, whole
 from dupnet.nn import checkpoint, mixed
 from dupnet.nn.duplication import DuplicatedConv2d
 from dupnet.nn.eresfd import EResFD
 from dupnet.nn.network import Network, begin
 from dupnet.nn.quantizers import PACT
-from dupnet.spec import FULL, EResFDSpec
+from dupnet.spec import FULL, EResFDSpec, LayerSpec
 from dupnet.training import recipe as recipes
 from dupnet.training.detectors import compute_loss, make_network
 from dupnet.training.distillation import distillation_loss
@@ -161,6 +162,15 @@ def signs(network: nn.Module) -> Tensor:
     return torch.cat([layer.integer_weights().flatten() > 0 for layer in layers] or [torch.empty(0, dtype=torch.bool)])
 
 
+def fits_tf32(layer: LayerSpec) -> bool:
+    """Whether TF32, which rounds a convolution's inputs to 10 bits of mantissa and keeps float32 sums, leaves a layer's integers alone.
+
+    Those up to 2048 pass unchanged: summed copies of levels, and summed copies of weights.
+    """
+    levels, weights = (2**layer.input_bits - 1) * layer.weight_copies, (2**layer.weight_bits - 1) * layer.map_copies
+    return max(levels, weights) <= 2048  # never for floats, whose 32 bits count as so many levels
+
+
 class Trainer:
     """One run's state: network, averaged network, optimizer, step."""
 
@@ -170,11 +180,11 @@ class Trainer:
         self.device = run.torch_device()
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-            # TF32 rounds a convolution's inputs to 10 bits of mantissa and keeps float32 sums: integers up to 2048 pass unchanged.
             layers = () if isinstance(recipe.spec, EResFDSpec) else recipe.spec.layers
-            torch.backends.cudnn.allow_tf32 = all((2**layer.input_bits - 1) * layer.weight_copies <= 2048 for layer in layers)
+            torch.backends.cudnn.allow_tf32 = all(map(fits_tf32, layers))
         if self.world > 1 and not dist.is_initialized():
-            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo")
+            # The others wait for the first process while it decodes the photos into the cache.
+            dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
         if recipe.batch_norm == "frozen" and not recipe.start_from and not resuming:
             raise SpecError("recipe: batch_norm = 'frozen' keeps the statistics of a network to start from, and start_from names none")
         torch.manual_seed(recipe.seed)
@@ -205,6 +215,7 @@ class Trainer:
         if self.rank > 0:  # the first process decodes into the cache, the others wait and find it done
             dist.barrier()
         photos = Photos(relabel(samples, recipe.teacher), images, run.cache)
+        self.files = {name: key_of(name) for name in (recipe.distillation.network, recipe.teacher.detections) if name}
         if self.rank == 0 and self.world > 1:
             dist.barrier()
         on_device = can_render(recipe.augmentation, photos, self.device)
@@ -235,14 +246,21 @@ class Trainer:
         """Write everything that `resume` needs."""
         content = checkpoint.describe(self.network)
         content |= {"average": {k: v.cpu() for k, v in self.average.items()}, "optimizer": self.optimizer.state_dict()}
-        content |= {"step": self.step, "recipe": recipes.to_dict(self.recipe), "data": self.data, "processes": self.world}
+        content |= {
+            "step": self.step,
+            "recipe": recipes.to_dict(self.recipe),
+            "data": self.data,
+            "processes": self.world,
+            "files": self.files,
+        }
         checkpoint.write(self.run.checkpoint, content)
 
     def resume(self) -> None:
         """Go back to the last checkpoint. How often it is written may change, and what the run started from no longer matters.
 
         Raises:
-            CheckpointError: it belongs to another recipe, to other photos or to another number of processes, or is damaged.
+            CheckpointError: it belongs to another recipe or teacher, to another list of photos and boxes or to another number of
+                processes, or is damaged. (What the photos show is not compared.)
         """
         path = self.run.checkpoint
         content = checkpoint.read(path)
@@ -256,6 +274,8 @@ class Trainer:
             raise CheckpointError(f"{path}: was written by another recipe; these differ: {', '.join(changed)}")
         if content.get("data", self.data) != self.data:
             raise CheckpointError(f"{path}: was trained on other photos or boxes than those that {self.run.data} lists now")
+        if content.get("files", self.files) != self.files:
+            raise CheckpointError(f"{path}: the teacher's file is another than the run began with: {', '.join(self.files)}")
         if content.get("processes", self.world) != self.world:
             raise CheckpointError(f"{path}: was written by {content['processes']} processes, and this is a run of {self.world}")
         self.network.load_state_dict(content["weights"])
@@ -325,7 +345,8 @@ class Trainer:
 class Metrics:
     """Means of logged scalars, to a CSV file and to TensorBoard. A resumed run drops rows of steps that it will repeat.
 
-    `sign_flips` is the share of the 1-bit weights whose signs differ from those of the row before: near 0, no sign learns any more.
+    `sign_flips` is the share of the 1-bit weights whose signs differ from those of the row before (of the first after
+    a resumption, from the checkpoint's): near 0, no sign learns any more.
     """
 
     COLUMNS = ("step", "images", "seconds", "learning_rate", "loss", "box", "objectness", "mean_iou", "gradient_norm", "sign_flips",

@@ -46,6 +46,8 @@ def get(name: str) -> _spec.ModelSpec:
     base, colon, changes = name.rpartition(":")
     if colon:
         return _spec.derive(get(base), changes)
+    if name.endswith(".dnet"):
+        raise SpecError(f"{name}: is called like a packed file, and a spec is wanted: a name or a .toml; dupnet inspect looks into files")
     tables = ", ".join(dict.fromkeys(row.table for row in paper.rows()))
     raise SpecError(f"no model {name!r} in the zoo; it holds {', '.join(names())}, and the rows of {tables} (dupnet zoo lists them)")
 
