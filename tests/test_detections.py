@@ -197,12 +197,19 @@ def test_a_face_lies_where_it_lies_whatever_the_lowest_score(count: int, thresho
         (PHOTO[:, :, 0], r"expected a picture \(h, w, 3\) uint8 RGB, found \(100, 160\) uint8"),
         (PHOTO / 255, "found .* float64"),
         ("photo.jpg", "expected a picture"),
+        (Image.new("I;16", (160, 100)), "8 bits, found mode I;16"),
         (PHOTO[:50], r"\(50, 160, 3\) is not of the size of the photo, \(100, 160, 3\)"),
     ],
 )
 def test_what_cannot_be_drawn_on(picture: object, message: str) -> None:
     with pytest.raises(ImageError, match=message):
         FACES.plot(picture)  # type: ignore[arg-type]
+
+
+def test_a_picture_that_lies_on_its_side_is_drawn_upright() -> None:
+    lying = Image.fromarray(np.rot90(PHOTO).copy())
+    lying.getexif()[0x0112] = 6  # the top is at the right
+    assert (np.asarray(FACES.plot(lying)) == np.asarray(FACES.plot())).all()
 
 
 def test_a_margin_is_a_number() -> None:

@@ -1,5 +1,6 @@
 """Specs: the round trip through TOML, and what is refused."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -130,3 +131,12 @@ def test_what_is_wrong_is_said(text: str, message: str) -> None:
 def test_quotes_and_line_breaks_survive() -> None:
     model = ModelSpec('a "b" \\c', (LayerSpec(6, input_bits=8),), HeadSpec(((4.0, 5.0),)), about="two\nlines, a tab\t and \x7f é")
     assert spec.from_toml(spec.to_toml(model)) == model
+
+
+def test_lists_make_the_same_spec() -> None:
+    model = zoo.get("dupnet-tinier-yolo")
+    head = HeadSpec([list(anchor) for anchor in model.head.anchors], model.head.centre_scale)  # type: ignore[arg-type, misc]
+    assert ModelSpec(model.name, list(model.layers), head, model.about) == model  # type: ignore[arg-type]
+    for wrong in ({"default_size_px": 416.5}, {"default_score": "high"}):
+        with pytest.raises(SpecError, match=next(iter(wrong))):
+            replace(model, **wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -218,6 +219,13 @@ def test_two_processes_do_not_share_a_run(tmp_path: Path, monkeypatch: pytest.Mo
         other.wait()
     with runs.claimed(tmp_path) as mine:
         assert mine
+
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.lockf", no_locks)  # some file systems have none: nobody else is at work there
+    with pytest.raises(OSError, match="No locks"), runs.claimed(tmp_path):
+        pass
 
 
 def test_eresfds_backbones_are_compared_at_equal_size(faces: Path, tmp_path: Path) -> None:
