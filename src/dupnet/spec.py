@@ -189,10 +189,12 @@ class ModelSpec:
         if not 1 <= len(self.layers) <= 64:
             raise SpecError(f"{self.name}: 1 to 64 layers are possible, not {len(self.layers)}")
         least = 1 if self.head.classes else 32
-        if not isinstance(self.default_size_px, int) or not least <= self.default_size_px <= 8192:
-            raise SpecError(f"{self.name}: default_size_px must be a whole number, {least} to 8192, not {self.default_size_px!r}")
-        if not isinstance(self.default_score, (int, float)) or not 0 <= self.default_score <= 1:
-            raise SpecError(f"{self.name}: default_score must be a number in [0, 1], not {self.default_score!r}")
+        if not isinstance(self.default_size_px, int) or not isinstance(self.default_score, (int, float)):
+            raise SpecError(f"{self.name}: default_size_px and default_score must be numbers, the first a whole one")
+        if not least <= self.default_size_px <= 8192:
+            raise SpecError(f"{self.name}: default_size_px must be {least} to 8192, not {self.default_size_px}")
+        if not 0 <= self.default_score <= 1:
+            raise SpecError(f"{self.name}: default_score must be in [0, 1], not {self.default_score}")
         if self.stride > 64:
             raise SpecError(f"{self.name}: the product of all steps and pools must be at most 64, not {self.stride}")
         if self.layers[0].input_bits not in (8, FULL):
