@@ -215,7 +215,7 @@ class Trainer:
         if self.rank > 0:  # the first process decodes into the cache, the others wait and find it done
             dist.barrier()
         photos = Photos(relabel(samples, recipe.teacher), images, run.cache)
-        self.files = {name: key_of(name) for name in (recipe.distillation.network, recipe.teacher.detections) if name}
+        self.files = {name: key_of(name) for name in (recipe.distillation.network, recipe.teacher.detections) if Path(name).is_file()}
         if self.rank == 0 and self.world > 1:
             dist.barrier()
         on_device = can_render(recipe.augmentation, photos, self.device)
