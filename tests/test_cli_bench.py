@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -31,23 +29,14 @@ def bench(*arguments: str) -> str:
 
 @pytest.mark.parametrize("isa", _core.kernels())
 def test_stages_add_up(isa: str) -> None:
-    def measured() -> dict[str, Any]:
-        found: dict[str, Any] = json.loads(bench("--size", "96x80", "--isa", isa, "--roofline", "--json"))
-        return found
-
-    def in_stages(found: dict[str, Any]) -> float:
-        total: float = sum(stage["median_ms"] for stage in found["stages"])
-        return total / found["median_ms"]
-
-    found = measured()
+    found = json.loads(bench("--size", "96x80", "--isa", isa, "--roofline", "--json"))
     assert (found["isa"], found["threads"], found["size"], found["peers"]) == (isa, 1, "96x80", [])
     layers = cost.count(zoo.get("dupnet-tinier-yolo"), (80, 96)).layers
     expected = [layer.effective_macs for layer in layers]
     expected[-1] = expected[-1] * 5 // 6  # without the class channels
     assert [stage["effective_macs"] for stage in found["stages"]] == expected
     assert sum(stage["share"] for stage in found["stages"]) == pytest.approx(1)
-    # On a busy machine one measurement may be off by any factor, but five in a row are not.
-    assert any(0.1 < in_stages(again) < 10 for again in chain([found], (measured() for _ in range(4))))
+    assert 0.1 < sum(stage["median_ms"] for stage in found["stages"]) / found["median_ms"] < 10  # whatever else the machine does
     assert found["min_ms"] <= found["median_ms"] and found["repetitions"] >= 3
     if isa == "portable":
         assert found["peaks"] == {} and found["peak_share"] is None

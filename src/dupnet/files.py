@@ -7,7 +7,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,11 @@ from typing import Any
 def key_of(path: str | os.PathLike[str]) -> str:
     """The first 16 hexadecimal digits of a file's SHA-256: by them results know what they were computed from."""
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+
+
+def keys_of(names: Iterable[str]) -> dict[str, str]:
+    """The keys of those of these names that are files; a folder, or no name at all, has none."""
+    return {name: key_of(name) for name in names if Path(name).is_file()}
 
 
 def without_nan(numbers: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,6 @@ def command(
     """
     from tqdm import tqdm
 
-    from dupnet import image
     from dupnet.cli.detectors import looking, open_detector
     from dupnet.views import Views
 
@@ -78,11 +77,12 @@ def command(
     format = "json" if as_json else "csv" if as_csv else None
     sizes = chosen_sizes(size, sizes)
     warnings.filterwarnings("ignore", "Image size .* exceeds limit")  # such a photo is refused with an error of its own
-    found = [pair for photo in photos for pair in _found(photo, draw)]
+    of_each = [_found(photo, draw) for photo in photos]
+    found = [pair for pairs in of_each for pair in pairs]
     drawings = _drawings(found, draw, one_file=len(photos) == 1 and not photos[0].is_dir())
     failed = False
-    for photo in photos:
-        if photo.is_dir() and not image.find(photo):
+    for photo, pairs in zip(photos, of_each):
+        if not pairs:
             report(f"{photo}: the folder holds no photo")
             failed = True
     detector = open_detector(model, threads=threads)
@@ -114,8 +114,9 @@ def _found(photo: Path, draw: Path | None) -> list[tuple[Path, Path]]:
     from dupnet import image
 
     paths = image.find(photo)
-    if draw and draw.resolve().is_relative_to(photo.resolve()) and draw.resolve() != photo.resolve():
-        paths = [path for path in paths if not path.resolve().is_relative_to(draw.resolve())]
+    drawn = draw.resolve() if draw else None
+    if drawn and photo.resolve() in drawn.parents:
+        paths = [path for path in paths if drawn not in path.resolve().parents]
     return [(path, path.relative_to(photo) if path != photo else Path(path.name)) for path in paths]
 
 

@@ -38,8 +38,7 @@ class Photos:
         self._path: Path | None = None
         self._mapped: np.memmap | None = None
         if cache is not None:
-            path = _build(samples, images, cache)
-            index = json.loads(path.with_suffix(".json").read_text())
+            path, index = _build(samples, images, cache)
             self._shapes, self._starts = index["shapes"], index["starts"]
             self._map(path)
 
@@ -80,8 +79,8 @@ def _decode(path: Path) -> NDArray[np.uint8]:
         raise DataError(str(error)) from None
 
 
-def _build(samples: list[Sample], images: Path, cache: Path) -> Path:
-    """Write the cache unless it is there; complete files only, so a killed build leaves nothing behind that counts.
+def _build(samples: list[Sample], images: Path, cache: Path) -> tuple[Path, dict[str, Any]]:
+    """Write the cache and its index unless they are there; complete files only, so a killed build leaves nothing behind that counts.
 
     A photo that was replaced since has another size or time, so the cache of the new state has another name.
     """
@@ -93,8 +92,10 @@ def _build(samples: list[Sample], images: Path, cache: Path) -> Path:
             raise DataError(f"{images / sample.photo}: cannot be read: {error.strerror}") from None
         key.update(f"\n{sample.photo} {state.st_size} {state.st_mtime_ns}".encode())
     path = cache / f"photos-{key.hexdigest()[:16]}.u8"
-    if path.exists() and path.with_suffix(".json").exists() and path.stat().st_size == _size(path.with_suffix(".json")):
-        return path
+    if path.exists() and path.with_suffix(".json").exists():
+        content = json.loads(path.with_suffix(".json").read_text())
+        if path.stat().st_size == 3 * sum(height * width for height, width in content["shapes"]):  # a crash may cost a file its end
+            return path, content
     cache.mkdir(parents=True, exist_ok=True)
     part, index = (path.with_suffix(f".{socket.gethostname()}.{os.getpid()}.{kind}") for kind in ("part", "index"))
     shapes, starts, at = [], [], 0
@@ -108,7 +109,8 @@ def _build(samples: list[Sample], images: Path, cache: Path) -> Path:
                 file.write(pixels.tobytes())
             file.flush()
             os.fsync(file.fileno())
-        index.write_text(json.dumps({"shapes": shapes, "starts": starts}))
+        content = {"shapes": shapes, "starts": starts}
+        index.write_text(json.dumps(content))
         os.replace(index, path.with_suffix(".json"))
         os.replace(part, path)
     except OSError as error:
@@ -116,10 +118,4 @@ def _build(samples: list[Sample], images: Path, cache: Path) -> Path:
     finally:
         part.unlink(missing_ok=True)
         index.unlink(missing_ok=True)
-    return path
-
-
-def _size(index: Path) -> int:
-    """The bytes that a cache must have: a file that lost some, in a full disk's crash, is made anew."""
-    shapes, starts = (json.loads(index.read_text())[key] for key in ("shapes", "starts"))
-    return int(starts[-1] + 3 * shapes[-1][0] * shapes[-1][1])
+    return path, content

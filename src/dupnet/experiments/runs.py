@@ -31,7 +31,7 @@ from dupnet.detections import Detections
 from dupnet.errors import DataError
 from dupnet.evaluation import fddb as fddb_protocol
 from dupnet.evaluation import wider as wider_protocol
-from dupnet.files import key_of, without_nan, write_json
+from dupnet.files import keys_of, without_nan, write_json
 from dupnet.nn import Network
 from dupnet.nn.detection import detect
 from dupnet.nn.eresfd import EResFD, EResFDDetector
@@ -58,8 +58,7 @@ def keyed(recipe: Recipe, data: Path) -> tuple[str, Recipe]:
     checkpoints are written. Options at their defaults do not count either, so a run keeps its name when options are added to recipes.
     Of the networks that it starts from or learns from, and of a teacher's file, the content counts.
     """
-    named = (recipe.start_from, recipe.distillation.network, recipe.teacher.detections)
-    files = {name: key_of(name) for name in named if Path(name).is_file()}
+    files = keys_of((recipe.start_from, recipe.distillation.network, recipe.teacher.detections))
     content = {"data": wider.annotations_key(data, "train")} | ({"files": files} if files else {})
     if not isinstance(recipe.spec, ModelSpec):
         return _hash(_changes(replace(recipe, checkpoint_steps=500)) | content), recipe

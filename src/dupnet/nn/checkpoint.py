@@ -44,10 +44,8 @@ def read(path: str | Path) -> dict[str, Any]:
         CheckpointError: no such file, damaged, or not one of ours.
     """
     try:
-        with open(path, "rb"):
-            pass  # whether it can be read at all: torch's reader raises errors of the system for damaged files, too
         content = torch.load(path, map_location="cpu", weights_only=True)
-    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:  # others torch's reader raises for damaged files, too
         raise CheckpointError(f"{path}: cannot be read: {error.strerror or error}") from None
     except Exception as error:  # foreign bytes make torch's reader raise almost anything
         raise CheckpointError(f"{path}: not a readable checkpoint: damaged, or something else ({type(error).__name__})") from None

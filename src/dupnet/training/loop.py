@@ -27,7 +27,7 @@ from tqdm import tqdm
 from dupnet.data import wider
 from dupnet.data.photos import Photos
 from dupnet.errors import CheckpointError, DupnetError, SpecError
-from dupnet.files import key_of, whole
+from dupnet.files import keys_of, whole
 from dupnet.nn import checkpoint, mixed
 from dupnet.nn.duplication import DuplicatedConv2d
 from dupnet.nn.eresfd import EResFD
@@ -215,7 +215,7 @@ class Trainer:
         if self.rank > 0:  # the first process decodes into the cache, the others wait and find it done
             dist.barrier()
         photos = Photos(relabel(samples, recipe.teacher), images, run.cache)
-        self.files = {name: key_of(name) for name in (recipe.distillation.network, recipe.teacher.detections) if Path(name).is_file()}
+        self.files = keys_of((recipe.distillation.network, recipe.teacher.detections))
         if self.rank == 0 and self.world > 1:
             dist.barrier()
         on_device = can_render(recipe.augmentation, photos, self.device)
