@@ -1,6 +1,6 @@
 """Duplicated, quantized layers in a classifier of your own: trained, converted, verified, packed, run in the C core.
 
-    pip install 'dupnet[train]' scikit-learn
+    pip install '.[train]' scikit-learn
     python examples/digits.py            # about a minute; --seeds 3 for means over three splits
 
 The digits that scikit-learn ships (1,797 images of 8x8) take the place of your data. docs/digits.md goes through this and has the table.

@@ -4,9 +4,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from dupnet import zoo
+from dupnet.cli import main
 from dupnet.errors import SpecError
+from dupnet.training import loop
 from dupnet.training import recipe as recipes
 from dupnet.training.loop import learning_rate
 from dupnet.training.recipe import Recipe, Schedule
@@ -113,3 +116,14 @@ def test_a_recipe_may_name_a_row_or_changes(tmp_path: Path) -> None:
     for name in ("table2/a4w4-4x", "tinier-yolo-half:conv1.map_copies=2"):
         path.write_text(f'spec = "{name}"\nsteps = 3\n')
         assert recipes.load(path).spec == zoo.get(name)
+
+
+def test_a_seed_and_a_number_of_steps_replace_those_of_the_recipe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Recipe] = []
+    monkeypatch.setattr(loop, "train", lambda recipe, **how: seen.append(recipe))
+    plain, changed = ["train", "larger", "--data", str(tmp_path)], ["--seed", "0", "--steps", "7"]
+    for arguments in (plain, plain + changed):
+        assert CliRunner().invoke(main, arguments).exit_code == 0
+    assert (seen[0].seed, seen[0].steps) == (36, 18000)
+    assert seen[1] == replace(seen[0], seed=0, steps=7)
+    assert CliRunner().invoke(main, [*plain, "--steps", "0"]).exit_code == 2

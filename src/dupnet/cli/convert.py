@@ -18,7 +18,7 @@ from dupnet.cli.parameters import FRACTION
 @click.option(
     "--smallest",
     is_flag=True,
-    help="Code all 1-bit weights that this shortens: of the shipped models some 2% fewer bytes, for nine times the work, and up to 47 KB "
+    help="Code all 1-bit weights that this shortens: of the shipped models 1 to 2% fewer bytes, for nine times the work, and up to 47 KB "
     "of memory, to open them.",
 )
 def command(checkpoint: Path, output: Path, score: float | None, size: int | None, smallest: bool) -> None:

@@ -24,6 +24,8 @@ import click
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Begin with the weights of a checkpoint, or with EResFD's published ones.  [default: the recipe's]",
 )
+@click.option("--seed", type=click.IntRange(min=0), help="Of all that is drawn by lot.  [default: the recipe's]")
+@click.option("--steps", type=click.IntRange(min=1), help="How many; the schedule is that long.  [default: the recipe's]")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Folder of the run.  [default: runs/RECIPE]")
 @click.option(
     "--cache",
@@ -48,6 +50,8 @@ def command(
     spec: str | None,
     activation: Literal["hwgq", "pact"] | None,
     start_from: Path | None,
+    seed: int | None,
+    steps: int | None,
     out: Path | None,
     cache: Path | None,
     resume: bool,
@@ -68,8 +72,8 @@ def command(
     from dupnet.training import recipe as recipes
 
     checked = recipes.with_model(recipes.load(recipe), spec=spec, activation=activation)
-    if start_from:
-        checked = replace(checked, start_from=str(start_from))
+    chosen = {"start_from": str(start_from) if start_from else None, "seed": seed, "steps": steps}
+    checked = replace(checked, **{key: value for key, value in chosen.items() if value is not None})
     out = out or Path("runs") / (Path(recipe).stem + (f"-{re.sub('[^A-Za-z0-9.=+-]', '-', spec)}" if spec else ""))
     how: dict[str, Any] = {"cache": cache, "device": device, "workers": workers, "compile": compile, "precision": precision}
     if measure:
