@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,7 @@ def test_peers_take_turns(tmp_path: Path) -> None:
         ("", "peers.py: has no load(name, threads=, floor=)"),
         ("def load(name, **options):\n    return {}[name]", "yunet_s cannot be loaded: KeyError: 'yunet_s'"),
         ("def load(name, **options):\n    raise ValueError(f'unknown peer {name!r}')", "unknown peer 'yunet_s'"),
+        ("import sys\nsys.path.insert(0, 'mine')", "has no load"),
         (None, "no file peers.py"),
     ],
 )
@@ -71,6 +73,7 @@ def test_peers_that_cannot_run(tmp_path: Path, text: str | None, message: str) -
         (tmp_path / "peers.py").write_text(text)
     result = CliRunner().invoke(main, ["bench", "--size", "64x64", "--peers", str(tmp_path)])
     assert result.exit_code == 1 and message in result.output and result.output.count("\n") == 1
+    assert str(tmp_path) not in sys.path
 
 
 def test_unknown_kernels() -> None:

@@ -113,6 +113,7 @@ def test_wider_from_photos_to_files_and_back(tiny_wider: Path, tmp_path: Path) -
         (["m", "--wider", ".", "--fddb", "."], "give one data set"),
         (["a", "b", "--fddb", ".", "--predictions", "x"], "--predictions needs one MODEL, not 2"),
         (["dupnet-tinier-yolo", "dupnet-tinier-yolo", "--fddb", "."], "is given twice"),
+        (["dupnet-tinier-yolo", "--fddb", ".", "--split", "val"], "--split is for --wider"),
         (["--fddb", ".", "--detections", "x=nowhere"], "expected NAME=PATH with a PATH that exists"),
     ],
 )

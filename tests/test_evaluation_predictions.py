@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -236,3 +237,20 @@ def test_the_official_ground_truth(data_set: Callable[[str], Path], tmp_path: Pa
     )
     scores = scored(tmp_path, "--wider", root)
     assert min(scores["ap_easy"], scores["ap_medium"], scores["ap_hard"]) > 0.99
+
+
+def test_photos_that_would_share_a_file_are_refused(tmp_path: Path) -> None:
+    photos, boxes = ["e/a.jpg", "e/a.png"], Detections([[1, 2, 3, 4]], [0.5])
+    with pytest.raises(DataError, match="e/a.jpg and e/a.png would have the same prediction file"):
+        predictions.write_wider(tmp_path, photos, [boxes, boxes])
+    predictions.write_wider(tmp_path, photos[:1], [boxes])
+    with pytest.raises(DataError, match="would have the same prediction file"):
+        predictions.read_wider(tmp_path, photos)
+
+
+def test_a_tree_and_a_table_without_photos_are_told(tiny_wider: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_wider / "wider_face_split", tmp_path / "wider_face_split")
+    (tmp_path / "wider_face_split/val_difficulty.json").write_text("{}")
+    (tmp_path / "tree").mkdir()
+    done = CliRunner().invoke(main, ["wider-score", str(tmp_path / "tree"), "--wider", str(tmp_path), "--subset"])
+    assert done.exit_code == 1 and "holds none of the 8 photos, such as" in done.output

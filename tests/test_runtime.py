@@ -89,6 +89,8 @@ def test_it_travels_to_other_processes_and_folders(path: Path, tmp_path: Path, m
     for other in (pickle.loads(parcel), copy.deepcopy(detector)):
         assert (other.name, other._threads, other._by_rows) == ("random", 2, True)
         assert np.array_equal(other.detect(PHOTO).xyxy, expected.xyxy)
+    detector.default_score = 0.9
+    assert copy.copy(detector).default_score == 0.9
 
 
 @pytest.mark.parametrize("options", [{"size": 31}, {"size": 8193}, {"size": 64.0}, {"score": 1.1}, {"score": float("nan")}, {"iou": -0.1}])
@@ -108,6 +110,8 @@ def test_models_that_are_not_there(tmp_path: Path) -> None:
         Detector("unheard-of")
     with pytest.raises(ModelFileError, match="cannot be read"):
         Detector(str(tmp_path))
+    with pytest.raises(ModelFileError, match="cannot be read"):
+        Detector("a\0b.dnet")
 
 
 def test_a_file_of_any_name_in_the_current_folder(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

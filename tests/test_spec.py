@@ -68,6 +68,8 @@ def test_a_long_name_is_cut_and_stays_its_own() -> None:
         ("tinier-yolo:", "cannot read the change ''"),
         ("tinier-yolo:conv12.filters=3", "layers 1 to 9, not 12"),
         ("tinier-yolo:conv3-2.filters=3", "range of layers is empty"),
+        ("tinier-yolo:conv1-99999999999.filters=3", "layers 1 to 9, not 99999999999"),
+        ("tinier-yolo:conv\udcff", "cannot read the change"),
         ("tinier-yolo:conv2.colour=3", "no field 'colour' there; there are filters"),
         ("tinier-yolo:conv2.filters=2.5", "filters must be an integer, not 2.5"),
         ("tinier-yolo:conv2.filters=1.2.3", "no number"),

@@ -12,6 +12,7 @@ import runpy
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -313,5 +314,6 @@ def load_peer(folder: str | Path, name: str, threads: int) -> Callable[[NDArray[
     except (KeyError, ValueError, TypeError) as error:
         raise DataError(f"{folder}/peers.py: {name} cannot be loaded: {type(error).__name__}: {error}") from None
     finally:
-        sys.path.pop(0)
+        with suppress(ValueError):  # peers.py may have changed the path, too
+            sys.path.remove(str(Path(folder).resolve()))
     return detect

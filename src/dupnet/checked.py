@@ -5,7 +5,7 @@ Specs and recipes are built here; what only makes sense for one of them (ranges,
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Iterable
 from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
@@ -80,7 +80,7 @@ def _fit(value: object, hint: Any, where: str, name: str) -> Any:
         if isinstance(value, str) and value in arguments:
             return value
     elif hint is float:
-        if isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value):
+        if isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max:
             return float(value)
     elif hint in (bool, int, str) and type(value) is hint:
         return value

@@ -52,8 +52,20 @@ def convert(network: nn.Module | str | Path) -> IntegerModel:
         raise ConversionError(f"{spec.name}: layer {number} is full precision; only fully quantized networks have an integer form")
     if bad := not_finite(network):
         raise ConversionError(f"{spec.name}: {bad} holds values that are not finite")
-    was_training = network.training
-    network.eval()
+    modes = [(module, module.training) for module in network.modules()]
+    try:
+        stages, scale, bias = _stages(network.eval())
+    finally:  # the caller's network stays as it was, with batch norms that are frozen in training, say
+        for module, mode in modes:
+            module.training = mode
+    return integer.validate(
+        IntegerModel(spec.name, stages, spec.head, scale, bias, spec.default_size_px, spec.default_score),
+    )
+
+
+def _stages(network: Network) -> tuple[tuple[integer.Stage, ...], NDArray[np.float32], NDArray[np.float32]]:
+    """The stages of a network in evaluation mode, and the scale and bias of its grid's channels."""
+    spec = network.spec
     stages = []
     with torch.no_grad():
         for number, layer in enumerate(spec.layers):
@@ -84,10 +96,7 @@ def convert(network: nn.Module | str | Path) -> IntegerModel:
             stages.append(stage)
         floats = (network.grid.channel_scale(), network.grid.bias)
         scale, bias = (integer_channels(values.numpy(force=True), spec.head) for values in floats)
-    network.train(was_training)
-    return integer.validate(
-        IntegerModel(spec.name, tuple(stages), spec.head, scale, bias, spec.default_size_px, spec.default_score),
-    )
+    return tuple(stages), scale, bias
 
 
 def _weights(conv: DuplicatedConv2d) -> NDArray[np.int16]:

@@ -100,8 +100,8 @@ def load(source: str | os.PathLike[str] | bytes) -> IntegerModel:
         return from_bytes(source)
     try:
         data = Path(source).read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{source}: cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        raise ModelFileError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
         return from_bytes(data)
     except ModelFileError as error:

@@ -75,9 +75,10 @@ class Detector:
         self.stride: int = self._model.stride
         self.kernels: str = self._model.kernels
 
-    def __reduce__(self) -> tuple[functools.partial[Detector], tuple[Path]]:
-        """Another process, or a copy, opens the same file again."""
-        return functools.partial(Detector, threads=self._threads, memory=MEMORY[self._by_rows]), (self._path,)
+    def __reduce__(self) -> tuple[functools.partial[Detector], tuple[Path], dict[str, float]]:
+        """Another process, or a copy, opens the same file again; defaults that were set go along."""
+        defaults = {"default_size": self.default_size, "default_score": self.default_score, "default_iou": self.default_iou}
+        return functools.partial(Detector, threads=self._threads, memory=MEMORY[self._by_rows]), (self._path,), defaults
 
     def __repr__(self) -> str:
         return f"Detector({self.name!r}, size={self.default_size}, score={self.default_score:.2f})"
@@ -250,8 +251,8 @@ def open_core(model: str | os.PathLike[str], kernels: str = "") -> _core.Model:
     path = zoo.model_path(model)
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise ModelFileError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        raise ModelFileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     try:
         return _core.Model(data, kernels)
     except ModelFileError as error:

@@ -33,8 +33,8 @@ NETWORK_CHANNELS = GRID_CHANNELS + 1
 
 def is_name(text: str) -> bool:
     """Whether a model may have this name: 1 to 64 bytes of UTF-8 without control characters."""
-    control = any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 for c in text)
-    return not control and 1 <= len(text.encode(errors="replace")) <= 64
+    bad = any(ord(c) < 0x20 or 0x7F <= ord(c) < 0xA0 or 0xD800 <= ord(c) < 0xE000 for c in text)  # control characters, halves of others
+    return not bad and 1 <= len(text.encode()) <= 64
 
 
 def places(side: int, window: int, step: int) -> int:
@@ -291,7 +291,7 @@ def from_toml(text: str, *, source: str = "spec") -> ModelSpec:
     """
     try:
         table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # of TOML, of a number with thousands of digits, of thousands of brackets
         raise SpecError(f"{source}: not valid TOML: {error}") from None
     return from_dict(table, source=source)
 
@@ -300,10 +300,8 @@ def load(path: str | Path) -> ModelSpec:
     """Read a spec from a TOML file."""
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise SpecError(f"{path}: cannot be read: {error.strerror or error}") from None
-    except UnicodeDecodeError as error:
-        raise SpecError(f"{path}: cannot be read: {error}") from None
+    except (OSError, ValueError) as error:
+        raise SpecError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     return from_toml(text, source=str(path))
 
 
@@ -386,7 +384,10 @@ def derive(spec: ModelSpec, changes: str) -> ModelSpec:
             spec = _changed(spec, change)
     except SpecError as error:
         raise SpecError(f"{name}: {error}") from None
-    return replace(spec, name=name if is_name(name) else f"{name.encode()[:55].decode(errors='ignore')}~{zlib.crc32(name.encode()):08x}")
+    if not is_name(name):
+        encoded = name.encode(errors="replace")
+        name = f"{encoded[:55].decode(errors='ignore')}~{zlib.crc32(encoded):08x}"
+    return replace(spec, name=name)
 
 
 def _changed(spec: ModelSpec, change: str) -> ModelSpec:
@@ -407,6 +408,8 @@ def _changed(spec: ModelSpec, change: str) -> ModelSpec:
     if not first:
         return from_dict({**to_dict(spec), field: value}, source=change)
     numbers = range(int(first), int(last or first) + 1)
+    if numbers.stop > len(spec.layers) + 1:
+        raise SpecError(f"{change}: there are layers 1 to {len(spec.layers)}, not {last or first}")
     if not numbers:
         raise SpecError(f"{change}: the range of layers is empty")
     return with_layers(spec, spec.name, {number: {field: value} for number in numbers})

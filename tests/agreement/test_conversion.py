@@ -154,6 +154,19 @@ def test_a_network_that_holds_nan_is_refused(name: str, tmp_path: Path) -> None:
         checkpoint.load(tmp_path / "nan.pt")
 
 
+def test_a_network_stays_in_the_mode_it_was_in() -> None:
+    network = Network(zoo.get("dupnet-tinier-yolo")).train()
+    network.stages[2].norm.eval()  # frozen
+    modes = [module.training for module in network.modules()]
+    convert(network)
+    assert [module.training for module in network.modules()] == modes
+    layers = (LayerSpec(4096, kernel=1, input_bits=8), LayerSpec(12, input_bits=8, weight_bits=8))
+    too_wide = Network(ModelSpec("wide", layers, HeadSpec(((9.0, 9.0), (8.0, 8.0))))).train()
+    with pytest.raises(ConversionError, match="need more than the 32 bits"):
+        convert(too_wide)
+    assert too_wide.training
+
+
 def test_an_integer_model_holds_integers(tmp_path: Path) -> None:
     model = convert(Network(zoo.get("dupnet-tinier-yolo")))
     first = model.stages[0]

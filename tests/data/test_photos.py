@@ -3,10 +3,13 @@
 import os
 import pickle
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 from PIL import Image
 
 from dupnet.data import photos, wider
@@ -42,6 +45,25 @@ def test_a_cache_that_lost_bytes_is_built_anew(tiny_wider: Path, tmp_path: Path)
     (path,) = tmp_path.glob("*.u8")
     os.truncate(path, path.stat().st_size // 2)
     assert np.array_equal(Photos(samples, images, tmp_path).pixels(7), whole)
+    path.with_suffix(".json").write_text("")
+    assert np.array_equal(Photos(samples, images, tmp_path).pixels(7), whole)
+
+
+def test_two_threads_build_one_cache(tiny_wider: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    samples, images = wider.split(tiny_wider, "train")
+    decode, both = photos._decode, threading.Barrier(2, timeout=10)
+
+    def slowly(path: Path) -> NDArray[np.uint8]:
+        both.wait()  # photo by photo, side by side
+        return decode(path)
+
+    monkeypatch.setattr(photos, "_decode", slowly)
+    with ThreadPoolExecutor(2) as pool:
+        caches = list(pool.map(lambda _: Photos(samples, images, tmp_path), range(2)))
+    plain = Photos(samples, images)
+    monkeypatch.undo()
+    assert all(np.array_equal(cache.pixels(n), plain.pixels(n)) for cache in caches for n in range(8))
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_a_cache_goes_to_other_processes_by_its_name(tiny_wider: Path, tmp_path: Path) -> None:

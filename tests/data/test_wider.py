@@ -1,5 +1,6 @@
 """The WIDER FACE reader on what real files contain, and on what broken ones do."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -79,3 +80,11 @@ def test_binary_file(tmp_path: Path) -> None:
     (tmp_path / "list.txt").write_bytes(b"\xff\xfe\x00\x01")
     with pytest.raises(DataError, match="cannot be read"):
         wider.read(tmp_path / "list.txt")
+
+
+def test_the_key_follows_the_list(tiny_wider: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_wider / "wider_face_split", tmp_path / "wider_face_split")
+    before = wider.annotations_key(tmp_path, "train")
+    (path,) = (tmp_path / "wider_face_split").glob("*train*.txt")
+    path.write_text(path.read_text().replace(" 0 0 0 0 0 0\n", " 0 0 0 1 0 0\n", 1))
+    assert wider.annotations_key(tmp_path, "train") != before

@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +20,12 @@ from dupnet.cli import main
 from dupnet.data.augmentation import Augmentation
 from dupnet.data.photos import Photos
 from dupnet.data.sample import Sample
-from dupnet.errors import CheckpointError, SpecError
-from dupnet.experiments import sensitivity
+from dupnet.errors import CheckpointError, DupnetError, SpecError
+from dupnet.experiments import runs, sensitivity
 from dupnet.nn import Network, NetworkOptions, checkpoint
 from dupnet.spec import FULL, HeadSpec, LayerSpec, ModelSpec, to_toml, with_layers
 from dupnet.training import recipe as recipes
+from dupnet.training.loop import Run
 from dupnet.training.targets import Crops
 
 SPEC = ModelSpec(
@@ -149,3 +153,25 @@ def test_a_float_checkpoint_is_the_start_and_a_quantized_one_is_refused(tmp_path
         sensitivity.load_model(str(tmp_path / "levels.pt"))
     with pytest.raises(SpecError, match="no model 'nothing'"):
         sensitivity.load_model("nothing")
+
+
+def test_one_process_at_a_time(faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def taken(folder: Path) -> Iterator[bool]:
+        yield folder != tmp_path.resolve()
+
+    monkeypatch.setattr(runs, "claimed", taken)
+    settings = sensitivity.Settings(SPEC, recipes.load("tiny"), 1)
+    with pytest.raises(DupnetError, match="another process is at work on it"):
+        sensitivity.measure(settings, Run(faces, tmp_path), say=pytest.fail, progress=False)
+
+
+def test_held_out_photos_without_any_label_give_no_score(tiny_wider: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny_wider, tmp_path / "data")
+    (path,) = (tmp_path / "data/wider_face_split").glob("*train*.txt")
+    first, *others = path.read_text().split("0--Discs/")[1:]
+    path.write_text("0--Discs/" + "0--Discs/".join([f"{first.splitlines()[0]}\n0\n0 0 0 0 0 0 0 0 0 0\n", *others]))
+    scores = runs.held_out_scores(
+        Network(SPEC).eval(), replace(recipes.load("tiny"), held_out=8), tmp_path / "data", size=64, photos=5, face_px=8.0
+    )
+    assert (scores["ap"], scores["dr"], scores["photos"]) == (None, None, 0)

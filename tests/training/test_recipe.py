@@ -34,6 +34,9 @@ def test_every_shipped_recipe_loads_and_comes_back(name: str) -> None:
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\nseed = -1', "seed must be"),
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\nweights = 3', "weights must be a table"),
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[weights]\na = "x"', "weights.a must be a finite number"),
+        (f'spec = "dupnet-tinier-yolo"\nsteps = 3\n[weights]\na = 1{"0" * 400}', "weights.a must be a finite number"),
+        (f"steps = 1{'0' * 5000}", "not valid TOML"),
+        (f"steps = {'[' * 3000}", "not valid TOML"),
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[network]\nactivation = "PACTT"', "activation must be"),
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[network]\ngradient = "x"', "gradient must be"),
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[augmentation]\nface_px = 3', "face_px must be a list of 2"),
@@ -127,3 +130,5 @@ def test_a_seed_and_a_number_of_steps_replace_those_of_the_recipe(tmp_path: Path
     assert (seen[0].seed, seen[0].steps) == (36, 18000)
     assert seen[1] == replace(seen[0], seed=0, steps=7)
     assert CliRunner().invoke(main, [*plain, "--steps", "0"]).exit_code == 2
+    both = CliRunner().invoke(main, [*plain, "--measure", "--resume"])
+    assert both.exit_code == 2 and "--measure begins anew" in both.output

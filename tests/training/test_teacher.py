@@ -71,6 +71,10 @@ def test_trees_and_arrays_say_the_same(tmp_path: Path) -> None:
     np.savez(tmp_path / "late.npz", photos=photos, start=[1, 3, 5], boxes=BOXES, scores=SCORES)
     with pytest.raises(DataError, match="do not fit together"):
         read(tmp_path / "late.npz", photos)
+    np.savez(tmp_path / "back.npz", photos=[*photos, "e/c.jpg"], start=np.array([0, 5, 3, 5], np.uint64), boxes=BOXES, scores=SCORES)
+    with pytest.raises(DataError, match="do not fit together"):
+        read(tmp_path / "back.npz", photos)
+    np.savez(tmp_path / "text.npz", photos=photos, start=[0, 3, 5], boxes=np.full(BOXES.shape, "far"), scores=SCORES)
     np.savez(tmp_path / "nan.npz", photos=photos, start=[0, 3, 5], boxes=BOXES * np.nan, scores=SCORES)
     with pytest.raises(DataError, match="must be finite"):
         read(tmp_path / "nan.npz", photos)
@@ -81,7 +85,7 @@ def test_trees_and_arrays_say_the_same(tmp_path: Path) -> None:
     whole = bytearray((tmp_path / "damaged.npz").read_bytes())
     whole[len(whole) // 3] ^= 0xFF
     (tmp_path / "damaged.npz").write_bytes(whole)
-    for name in ("empty", "array", "damaged"):
+    for name in ("empty", "array", "damaged", "text"):
         with pytest.raises(DataError, match=f"{name}.npz: cannot be read"):
             read(tmp_path / f"{name}.npz", photos)
 

@@ -65,7 +65,7 @@ class Result:
 @click.argument("models", nargs=-1, metavar="[MODEL]...")
 @click.option("--model", "more_models", multiple=True, help="One more MODEL, in the way of `dupnet detect`; repeatable.")
 @click.option("--wider", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Data set in WIDER's layout.")
-@click.option("--split", default="val", show_default=True, help="Which part of it.")
+@click.option("--split", help="Which part of it.  [default: val]")
 @click.option("--fddb", type=click.Path(exists=True, file_okay=False, path_type=Path), help="FDDB, with its photos, instead.")
 @click.option("--detections", "files", multiple=True, metavar="NAME=PATH", help="Another detector's boxes, in the benchmark's own files.")
 @click.option("--predictions", type=click.Path(file_okay=False, path_type=Path), help="Folder to write the boxes into, in those files.")
@@ -81,7 +81,7 @@ def command(
     models: tuple[str, ...],
     more_models: tuple[str, ...],
     wider: Path | None,
-    split: str,
+    split: str | None,
     fddb: Path | None,
     files: tuple[str, ...],
     predictions: Path | None,
@@ -114,13 +114,15 @@ def command(
     sizes = chosen_sizes(size, sizes)
     if (wider is None) == (fddb is None):
         raise click.UsageError("give one data set: --wider DIR or --fddb DIR")
+    if fddb and split:
+        raise click.UsageError("--split is for --wider")
     if predictions and len(models) != 1:
         raise click.UsageError(f"--predictions needs one MODEL, not {len(models)}")
     _check_pictures(report, plots, detectors=len(models) + len(files))
     if predictions:
         predictions.mkdir(parents=True, exist_ok=True)
     contenders = _distinct([_model(model, sizes, flip, vote, score, iou, threads) for model in models] + [_files(text) for text in files])
-    benchmark = open_fddb(fddb) if fddb else open_wider(wider or Path(), split)
+    benchmark = open_fddb(fddb) if fddb else open_wider(wider or Path(), split or "val")
     results = [_measure(contender, benchmark, predictions) for contender in contenders]
     if as_json:
         for result in results:

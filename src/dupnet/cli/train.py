@@ -72,10 +72,12 @@ def command(
     from dupnet.training import recipe as recipes
 
     checked = recipes.with_model(recipes.load(recipe), spec=spec, activation=activation)
-    chosen = {"start_from": str(start_from) if start_from else None, "seed": seed, "steps": steps}
+    chosen: dict[str, Any] = {"start_from": str(start_from) if start_from else None, "seed": seed, "steps": steps}
     checked = replace(checked, **{key: value for key, value in chosen.items() if value is not None})
     out = out or Path("runs") / (Path(recipe).stem + (f"-{re.sub('[^A-Za-z0-9.=+-]', '-', spec)}" if spec else ""))
     how: dict[str, Any] = {"cache": cache, "device": device, "workers": workers, "compile": compile, "precision": precision}
+    if measure and resume:
+        raise click.UsageError("--measure begins anew, so there is nothing to --resume")
     if measure:
         rates = loop.measure(checked, loop.Run(data, out, **how))
         click.echo(

@@ -31,10 +31,10 @@ def command(tree: Path, wider: Path, split: str, subset: bool, as_json: bool) ->
     samples, difficulty = protocol.ground_truth(wider, split)
     listed = len(samples)
     if subset:
-        there = set(predictions.covered(tree, [sample.photo for sample in samples]))
+        first, there = samples[0].photo, set(predictions.covered(tree, [sample.photo for sample in samples]))
         samples = [sample for sample in samples if sample.photo in there]
         if not samples:
-            raise DataError(f"{tree}: holds none of the {listed} photos, such as {predictions.tree_file(tree, next(iter(difficulty)))}")
+            raise DataError(f"{tree}: holds none of the {listed} photos, such as {predictions.tree_file(tree, first)}")
     scores = protocol.score(samples, difficulty, predictions.read_wider(tree, [sample.photo for sample in samples]))
     seconds = round(time.perf_counter() - start, 1)
     if as_json:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -92,12 +92,13 @@ def _build(samples: list[Sample], images: Path, cache: Path) -> tuple[Path, dict
             raise DataError(f"{images / sample.photo}: cannot be read: {error.strerror}") from None
         key.update(f"\n{sample.photo} {state.st_size} {state.st_mtime_ns}".encode())
     path = cache / f"photos-{key.hexdigest()[:16]}.u8"
-    if path.exists() and path.with_suffix(".json").exists():
+    with suppress(OSError, ValueError, KeyError, TypeError):  # not there, or a crash cost a file its end
         content = json.loads(path.with_suffix(".json").read_text())
-        if path.stat().st_size == 3 * sum(height * width for height, width in content["shapes"]):  # a crash may cost a file its end
+        if path.stat().st_size == 3 * sum(height * width for height, width in content["shapes"]):
             return path, content
     cache.mkdir(parents=True, exist_ok=True)
-    part, index = (path.with_suffix(f".{socket.gethostname()}.{os.getpid()}.{kind}") for kind in ("part", "index"))
+    own = os.urandom(8).hex()  # several processes, threads and machines may build it at once
+    part, index = (path.with_suffix(f".{own}.{kind}") for kind in ("part", "index"))
     shapes, starts, at = [], [], 0
     try:
         with open(part, "wb") as file:

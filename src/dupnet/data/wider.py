@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -121,7 +120,6 @@ def mat_table(path: str | Path, *fields: str) -> dict[str, list[Any]]:
         raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
 
 
-@cache
 def annotations_key(root: str | Path, name: str) -> str:
     """A hash of a split's annotation list: photos and boxes, wherever they lie.
 

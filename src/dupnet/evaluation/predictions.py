@@ -132,9 +132,9 @@ def read_wider(tree: str | Path, photos: Iterable[str]) -> list[Boxes]:
         photos: `EVENT/PHOTO.jpg` of each photo to read. Other files are not looked at.
 
     Raises:
-        DataError: a photo's file is missing, is not what the format says, or names another photo.
+        DataError: a photo's file is missing, is not what the format says, or names another photo; two photos have one file.
     """
-    photos = list(photos)
+    photos = _with_files_of_their_own(photos)
     if missing := [photo for photo in photos if not tree_file(tree, photo).exists()]:
         raise DataError(f"{tree}: {len(missing)} of {len(photos)} photos are missing, such as {tree_file(tree, missing[0])}")
     return [_read_wider_file(tree_file(tree, photo), photo) for photo in photos]
@@ -148,6 +148,15 @@ def covered(tree: str | Path, photos: Iterable[str]) -> list[str]:
 def tree_file(tree: str | Path, photo: str) -> Path:
     """Where a prediction tree has the boxes of a photo."""
     return Path(tree) / Path(photo).with_suffix(".txt")
+
+
+def _with_files_of_their_own(photos: Iterable[str]) -> list[str]:
+    """The photos, none of which has the same file in a tree as another."""
+    files: dict[Path, str] = {}
+    for photo in photos:
+        if (other := files.setdefault(tree_file("", photo), photo)) != photo:
+            raise DataError(f"{other} and {photo} would have the same prediction file; photos' names must differ without their suffixes")
+    return list(files.values())
 
 
 def _read_wider_file(file: Path, photo: str) -> Boxes:
@@ -168,8 +177,11 @@ def write_wider(tree: str | Path, photos: Iterable[str], found: Iterable[Found])
         tree: made if it does not exist.
         photos: `EVENT/PHOTO.jpg` of each.
         found: the boxes in each.
+
+    Raises:
+        DataError: two photos would have the same file, or one cannot be written.
     """
-    for photo, boxes in zip(photos, found, strict=True):
+    for photo, boxes in zip(_with_files_of_their_own(photos), found, strict=True):
         write_text(tree_file(tree, photo), _block(Path(photo).stem, rows(boxes)))
 
 

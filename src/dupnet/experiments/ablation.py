@@ -58,7 +58,7 @@ def load(path: Path) -> Ablation:
     """
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path}: cannot be read as a file of ideas: {error}") from None
     if unknown := sorted(table.keys() - {"recipe", "size_px", BASELINE, "ideas"}):
         raise SpecError(f"{path}: unknown key {unknown[0]!r} (known: recipe, size_px, {BASELINE}, ideas)")

@@ -171,9 +171,9 @@ def detector(network: Network | EResFD, size: int) -> Callable[[NDArray[np.uint8
         return lambda photo: floats.detect(photo, size=size, score=LOWEST_SCORE)
     if not network.spec.is_integer:
         return lambda photo: detect(network, photo, size=size, score=LOWEST_SCORE)
-    with tempfile.NamedTemporaryFile(suffix=".dnet") as file:
-        packed.save(convert(network), file.name)
-        core = Detector(file.name)
+    with tempfile.TemporaryDirectory() as folder:
+        packed.save(convert(network), f"{folder}/network.dnet")
+        core = Detector(f"{folder}/network.dnet")
     return lambda photo: core.detect(photo, size=size, score=LOWEST_SCORE)
 
 
@@ -216,7 +216,7 @@ def held_out_scores(
     """Scores on training photos that the recipe holds out: the faces of at least `face_px` pixels at that size are to be found."""
     samples, images = wider.split(data, "train")
     shown = [sample for sample in samples[:: recipe.held_out] if len(sample.boxes)]  # boxes elsewhere do not count
-    chosen = shown[:: -(-len(shown) // photos)]
+    chosen = shown[:: max(1, -(-len(shown) // photos))]
     difficulty: dict[str, dict[str, list[int]]] = {}
     for sample in chosen:
         height, width = image.read(images / sample.photo).shape[:2]

@@ -22,7 +22,7 @@ import torch
 from dupnet import cost, zoo
 from dupnet.data import wider
 from dupnet.data.photos import Photos
-from dupnet.errors import CheckpointError, SpecError
+from dupnet.errors import CheckpointError, DupnetError, SpecError
 from dupnet.evaluation import wider as wider_protocol
 from dupnet.experiments import runs
 from dupnet.files import key_of, write_json, write_text
@@ -157,8 +157,16 @@ def measure(settings: Settings, run: loop.Run, *, say: Callable[[str], None], pr
 
     Raises:
         SpecError: the folder belongs to other settings. DataError: what will be measured on is not there.
+        DupnetError: another process is at work in the folder.
     """
     out = run.out.resolve()
+    with runs.claimed(out) as mine:
+        if not mine:
+            raise DupnetError(f"{out}: another process is at work on it")
+        return _measure(settings, run, out, say, progress)
+
+
+def _measure(settings: Settings, run: loop.Run, out: Path, say: Callable[[str], None], progress: bool) -> dict[str, Any]:
     if settings.on == "val":
         wider_protocol.data_set(run.data)
     _check_settings(settings, run, out)

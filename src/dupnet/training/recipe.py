@@ -159,7 +159,7 @@ def _read(path: Path, above: tuple[Path, ...] = ()) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         led = f" (asked for by {above[-1]})" if above else ""
         raise SpecError(f"{path}: no such recipe file, and not one of those that ship ({', '.join(names())}){led}: {error}") from None
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise SpecError(f"{path}: not valid TOML: {error}") from None
     if "like" not in table:
         return table

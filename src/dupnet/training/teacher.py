@@ -109,10 +109,11 @@ def read(path: str | Path, photos: Sequence[str]) -> list[Found]:
     try:
         with np.load(path, allow_pickle=False) as file:
             names, start, boxes, scores = (file[key] for key in ("photos", "start", "boxes", "scores"))
+        boxes, scores = boxes.astype(np.float64), scores.astype(np.float64)
     except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile, zlib.error) as error:
         raise DataError(f"{path}: cannot be read as a teacher's boxes (photos, start, boxes, scores): {error}") from None
     shapes = start.shape == (len(names) + 1,) and scores.ndim == 1 and boxes.shape == (len(scores), 4)
-    if not shapes or start[0] != 0 or (np.diff(start) < 0).any() or start[-1] != len(scores):
+    if not shapes or start[0] != 0 or (start[1:] < start[:-1]).any() or start[-1] != len(scores):
         raise DataError(
             f"{path}: {len(names)} photos, {start.shape} starts, {boxes.shape} boxes and {scores.shape} scores do not fit together"
         )
@@ -121,4 +122,4 @@ def read(path: str | Path, photos: Sequence[str]) -> list[Found]:
     rows = {str(name): slice(int(a), int(b)) for name, a, b in zip(names, start, start[1:])}
     if missing := [photo for photo in photos if photo not in rows]:
         raise DataError(f"{path}: {len(missing)} of {len(photos)} photos are missing, such as {missing[0]!r}")
-    return [(boxes[rows[photo]].astype(np.float64), scores[rows[photo]].astype(np.float64)) for photo in photos]
+    return [(boxes[rows[photo]], scores[rows[photo]]) for photo in photos]
