@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from dupnet.nn import DuplicatedConv2d, Quantized
+from dupnet.nn.quantizers import standardize
 
 
 def literal(layer: DuplicatedConv2d, levels: torch.Tensor) -> torch.Tensor:
@@ -104,3 +105,32 @@ def test_real_weights_are_as_large_as_the_latent_ones(weight_bits: int, standard
     torch.testing.assert_close(real.abs().mean((1, 2, 3)), layer.weight.abs().mean((1, 2, 3)))
     if weight_bits > 2 and not standardize_weights:  # and close to them one by one
         assert (real - layer.weight).abs().mean() < layer.weight.abs().mean() / 2 ** (weight_bits - 2)
+
+
+@pytest.mark.parametrize("map_copies", [1, 2])
+def test_thawed_signs_are_the_same_and_easy_to_move(map_copies: int) -> None:
+    torch.manual_seed(4)
+    layer = DuplicatedConv2d(64, 8, map_copies=map_copies, standardize_weights=True, spread_copies=map_copies > 1)
+    frozen = layer.weight.sign() * (1 + 0.1 * layer.weight / layer.weight.std()).abs() + 0.02  # near -1 and +1, and not centred
+    with torch.no_grad():
+        layer.weight.copy_(2 * frozen)
+    signs, latent = layer.integer_weights(), standardize(layer.weight)
+    layer.thaw(0.33)
+    thawed = standardize(layer.weight)
+    assert torch.equal(layer.integer_weights(), signs)
+    assert layer.weight.std(dim=(1, 2, 3)).sub(0.33).abs().max() < 0.002
+    if map_copies > 1:  # the offsets ask for the very distribution
+        assert torch.allclose(thawed, latent, atol=1e-4)
+        return
+    assert (latent.abs() < 0.1).float().mean() < 0.001 and 0.07 < (thawed.abs() < 0.1).float().mean() < 0.09
+    for filter in range(8):
+        above = latent[filter] > 0
+        assert torch.equal(latent[filter][above].argsort(), thawed[filter][above].argsort())
+
+
+def test_what_has_no_standardized_signs_does_not_thaw() -> None:
+    for options in ({}, {"weight_bits": 8, "standardize_weights": True}, {"weight_bits": 32}):
+        layer = DuplicatedConv2d(4, 4, **options)
+        before = layer.weight.clone()
+        layer.thaw(0.33)
+        assert torch.equal(layer.weight, before)

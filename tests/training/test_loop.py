@@ -27,7 +27,7 @@ from dupnet.nn import Network, checkpoint
 from dupnet.nn.eresfd import EResFD
 from dupnet.spec import EResFDSpec, HeadSpec, LayerSpec, ModelSpec
 from dupnet.training import recipe as recipes
-from dupnet.training.loop import Metrics, Run, Trainer, reestimate_batch_norm, train
+from dupnet.training.loop import Metrics, Run, Trainer, reestimate_batch_norm, signs, train
 from dupnet.training.multibox import MultiboxOptions
 from dupnet.training.recipe import Optimizer, Recipe, Schedule
 from dupnet.training.targets import Crops, batches
@@ -239,6 +239,23 @@ def test_a_run_goes_on_without_what_it_began_with(tiny_wider: Path, tmp_path: Pa
     resumed = train(replace(RECIPE, checkpoint_steps=5), data=tiny_wider, out=tmp_path / "cut", resume=True, progress=False, workers=0)
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.state_dict().items())
     assert checkpoint.read(tmp_path / "cut" / "checkpoint.pt")["recipe"]["start_from"] == str(start)
+
+
+def test_a_run_thaws_what_it_begins_with_once(tiny_wider: Path, tmp_path: Path) -> None:
+    torch.manual_seed(8)
+    start = Network(SPEC)
+    checkpoint.save(start, tmp_path / "start.pt")
+    recipe = replace(RECIPE, start_from=str(tmp_path / "start.pt"), thaw=0.2)
+    trainer = Trainer(recipe, Run(tiny_wider, tmp_path / "run", workers=0))
+    assert torch.equal(signs(trainer.network), signs(start))
+    sizes = [stage.conv.weight.std(dim=(1, 2, 3)).mean().item() for stage in trainer.network.stages]
+    assert sizes == [pytest.approx(0.2, rel=0.05)] * len(sizes)
+    for batch in trainer.batches(0, 4):
+        trainer.take_step(*batch)
+    trainer.save()
+    again = Trainer(recipe, Run(tiny_wider, tmp_path / "run", workers=0), resuming=True)
+    again.resume()
+    assert all(torch.equal(a, b) for a, b in zip(trainer.network.parameters(), again.network.parameters()))
 
 
 def test_a_resumed_log_is_complete(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Order of copies (the one definition, with docs/arithmetic.md): **tile**. Channel
 
 from __future__ import annotations
 
+import math
 from functools import reduce
 from typing import Literal
 
@@ -125,6 +126,27 @@ class DuplicatedConv2d(nn.Module):
             return self.weight.new_ones(self.out_channels, 1, 1, 1)
         scale = self.weight.detach().abs().mean(dim=(1, 2, 3), keepdim=True)
         return scale if self.weight_bits == 1 else scale / self.integer_weights().detach().abs().mean(dim=(1, 2, 3), keepdim=True)
+
+    @torch.no_grad()
+    def thaw(self, deviation: float) -> None:
+        """Make signs easy to move again: the same signs, but latent weights of this standard deviation and, filter by filter, normal.
+
+        On either side of zero their order stays, so what was in doubt is in doubt. Where copies of a map have offsets, which signs
+        depend on, the distribution stays and only its size changes. For layers with `standardize_weights` and 1-bit weights; others stay.
+        """
+        if self.weight_bits != 1 or not (self.standardize_weights or self.spread_copies):
+            return
+        latent = standardize(self.weight)
+        if not self.spread_copies:
+            flat = latent.flatten(1)
+            new = torch.zeros_like(flat)
+            for side, sign in ((flat >= 0, 1), (flat < 0, -1)):
+                rank = flat.abs().masked_fill(~side, math.inf).argsort(dim=1).argsort(dim=1)
+                size = torch.special.ndtri(0.5 + (rank + 0.5) / (2 * side.sum(dim=1, keepdim=True)))
+                # The mean of a filter is taken away before its signs are, so it has to be zero: each side weighs 1.
+                new = torch.where(side, sign * size / size.where(side, 0).sum(dim=1, keepdim=True), new)
+            latent = standardize(new.view_as(latent))
+        self.weight.copy_(latent * deviation)
 
     def _plain(self, template: Tensor) -> Tensor:
         return reduce(torch.add, template.repeat(1, self.weight_copies, 1, 1).chunk(self.map_copies, dim=1))

@@ -197,6 +197,10 @@ class Trainer:
                 raise CheckpointError(
                     f"{recipe.start_from}: holds a {start.spec.name!r}, whose weights do not fit {recipe.spec.name!r}"
                 ) from None
+        if recipe.thaw and not resuming:
+            for layer in self.network.modules():
+                if isinstance(layer, DuplicatedConv2d):
+                    layer.thaw(recipe.thaw)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if recipe.batch_norm == "frozen":
             for layer in self.network.modules():

@@ -73,6 +73,8 @@ class Recipe:
         seed: of initial weights and of every crop.
         ema: decay of the moving average of the weights, which is what is shipped; 0 for none.
         start_from: a checkpoint whose weights this run begins with, or ""; its maps may have fewer copies.
+        thaw: standard deviation of the latent weights of signs, made normal in their order, when the run begins (`DuplicatedConv2d.thaw`);
+            0: they are those of `start_from`, which few steps can turn after long training.
         weights: how often photos of a top folder are drawn, relative to 1.
         sizes_px: the crops of every ten steps are scaled to one of these sides, as Darknet does with `random = 1`; none: all are `crop_px`.
         held_out: of every so many photos of the list, the first is never trained on (`dupnet sensitivity` measures on them); 0 for none.
@@ -92,6 +94,7 @@ class Recipe:
     seed: int = 0
     ema: float = 0.999
     start_from: str = ""
+    thaw: float = 0.0
     checkpoint_steps: int = 500
     sizes_px: tuple[int, ...] = ()
     held_out: int = 0
@@ -112,6 +115,7 @@ class Recipe:
                 raise SpecError(f"recipe: {name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.seed < 2**63:
             raise SpecError(f"recipe: seed must be at least 0 and below 2^63, not {self.seed}")
+        checked.not_negative(self, ("thaw",), where="recipe")
         if self.held_out < 0 or self.held_out == 1:
             raise SpecError(f"recipe: held_out must be 0, or at least 2 so that photos are left to train on, not {self.held_out}")
         if not 0 <= self.ema < 1:
