@@ -90,6 +90,18 @@ def save(model: IntegerModel, path: str | os.PathLike[str], *, smallest: bool = 
         part.write_bytes(data)
 
 
+def read_bytes(path: str | os.PathLike[str]) -> bytes:
+    """A packed file as it lies there, unchecked.
+
+    Raises:
+        ModelFileError: it cannot be read.
+    """
+    try:
+        return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
+        raise ModelFileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
 def load(source: str | os.PathLike[str] | bytes) -> IntegerModel:
     """Read a packed file from a path, or from its bytes.
 
@@ -98,10 +110,7 @@ def load(source: str | os.PathLike[str] | bytes) -> IntegerModel:
     """
     if isinstance(source, bytes):
         return from_bytes(source)
-    try:
-        data = Path(source).read_bytes()
-    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
-        raise ModelFileError(f"{source}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    data = read_bytes(source)
     try:
         return from_bytes(data)
     except ModelFileError as error:

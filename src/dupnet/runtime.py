@@ -249,10 +249,7 @@ def open_core(model: str | os.PathLike[str], kernels: str = "") -> _core.Model:
         SpecError: these kernels do not run here.
     """
     path = zoo.model_path(model)
-    try:
-        data = path.read_bytes()
-    except (OSError, ValueError) as error:  # a name with a NUL is a ValueError
-        raise ModelFileError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
+    data = packed.read_bytes(path)
     try:
         return _core.Model(data, kernels)
     except ModelFileError as error:

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from dupnet import image
 from dupnet.data.sample import Sample
 from dupnet.errors import DataError, ImageError
+from dupnet.files import whole, write_text
 
 
 class Photos:
@@ -97,26 +98,20 @@ def _build(samples: list[Sample], images: Path, cache: Path) -> tuple[Path, dict
         if path.stat().st_size == 3 * sum(height * width for height, width in content["shapes"]):
             return path, content
     cache.mkdir(parents=True, exist_ok=True)
-    own = os.urandom(8).hex()  # several processes, threads and machines may build it at once
-    part, index = (path.with_suffix(f".{own}.{kind}") for kind in ("part", "index"))
     shapes, starts, at = [], [], 0
     try:
-        with open(part, "wb") as file:
-            for sample in tqdm(samples, desc="decoding photos once", unit="photo", disable=None):
-                pixels = _decode(images / sample.photo)
-                shapes.append(pixels.shape[:2])
-                starts.append(at)
-                at += pixels.size
-                file.write(pixels.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        content = {"shapes": shapes, "starts": starts}
-        index.write_text(json.dumps(content))
-        os.replace(index, path.with_suffix(".json"))
-        os.replace(part, path)
+        with whole(path) as part:
+            with open(part, "wb") as file:
+                for sample in tqdm(samples, desc="decoding photos once", unit="photo", disable=None):
+                    pixels = _decode(images / sample.photo)
+                    shapes.append(pixels.shape[:2])
+                    starts.append(at)
+                    at += pixels.size
+                    file.write(pixels.tobytes())
+                file.flush()
+                os.fsync(file.fileno())
+            content = {"shapes": shapes, "starts": starts}
+            write_text(path.with_suffix(".json"), json.dumps(content))
     except OSError as error:
         raise DataError(f"{path}: the cache of decoded photos cannot be written: {error.strerror or error}") from None
-    finally:
-        part.unlink(missing_ok=True)
-        index.unlink(missing_ok=True)
     return path, content
