@@ -105,13 +105,27 @@ def test_a_recipe_names_its_teacher(tiny_wider: Path, tmp_path: Path) -> None:
     seen = Trainer(recipe, Run(tiny_wider, tmp_path / "run", workers=0)).crops.photos.samples
     for before, after in zip(samples, seen):
         assert len(after.boxes) == len(before.boxes) + 1 and after.boxes[-1].tolist() == [0, 0, 9, 9]
-    assert relabel(samples, Teacher()) == samples
+    assert relabel(samples, Teacher(), tiny_wider) == samples
+
+
+def test_only_some_folders_and_a_file_beside_the_photos(tmp_path: Path) -> None:
+    """Photos of other folders need not be in the teacher's file, which is looked for in the photo set, too."""
+    samples = [Sample(f"{top}/a.jpg", LABELS.boxes, LABELS.ignore) for top in ("loose", "tight")]
+    np.savez(tmp_path / "t.npz", photos=["loose/a.jpg"], start=[0, 1], boxes=[[1, 0, 10, 10]], scores=[0.9])
+    teacher = Teacher("t.npz", use="replace", folders=("loose",))
+    loose, tight = relabel(samples, teacher, tmp_path)
+    assert split(loose) == ([[1, 0, 10, 10]], [[20, 0, 30, 10], [40, 0, 60, 20]])
+    assert tight is samples[1]
+    with pytest.raises(DataError, match=r"no photo lies in lose; there are loose, tight"):
+        relabel(samples, replace(teacher, folders=("lose",)), tmp_path)
+    with pytest.raises(DataError, match=r"elsewhere.npz: cannot be read"):
+        relabel(samples, replace(teacher, detections="elsewhere.npz"), tmp_path)
 
 
 @pytest.mark.shared
 def test_the_teacher_of_the_shared_photos(data_set: Callable[[str], Path]) -> None:
     faces = data_set("faces")
     samples, _ = wider.split(faces, "train")
-    added = relabel(samples, Teacher(str(faces / "teacher_centerface.npz"), sure=0.5))
+    added = relabel(samples, Teacher("teacher_centerface.npz", sure=0.5), faces)
     new = sum(int((~after.ignore).sum()) - int((~before.ignore).sum()) for before, after in zip(samples, added))
     assert 200 < new < 600  # the data set's description counts 336 boxes above 0.5 that the labels neither have nor ignore

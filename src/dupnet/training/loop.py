@@ -40,7 +40,7 @@ from dupnet.training.distillation import distillation_loss
 from dupnet.training.recipe import Recipe
 from dupnet.training.rendering import Renderer, can_render
 from dupnet.training.targets import Crops, batches
-from dupnet.training.teacher import relabel
+from dupnet.training.teacher import located, relabel
 
 REESTIMATION_BATCHES = 240
 """The batch norms of the averaged weights are estimated on so many batches, or on as many as the run had steps. With 60 batches of 16
@@ -218,8 +218,8 @@ class Trainer:
         self.data = wider.annotations_key(run.data, "train")
         if self.rank > 0:  # the first process decodes into the cache, the others wait and find it done
             dist.barrier()
-        photos = Photos(relabel(samples, recipe.teacher), images, run.cache)
-        self.files = keys_of((recipe.distillation.network, recipe.teacher.detections))
+        photos = Photos(relabel(samples, recipe.teacher, run.data), images, run.cache)
+        self.files = keys_of((recipe.distillation.network, located(recipe.teacher, run.data)))
         if self.rank == 0 and self.world > 1:
             dist.barrier()
         on_device = can_render(recipe.augmentation, photos, self.device)

@@ -38,13 +38,17 @@ class Teacher:
 
     Attributes:
         detections: a prediction tree in WIDER FACE's format, or an `.npz` file with `photos` (names), `start` (photo i owns the rows
-            `start[i]` to `start[i + 1] - 1`), `boxes` and `scores`; "" for no teacher.
+            `start[i]` to `start[i + 1] - 1`), `boxes` and `scores`; "" for no teacher. Looked for where the command runs, then in the
+            folder of the photo set.
         use: see above.
+        folders: only labels of photos in these top folders of the photo set, such as those of one source that draws its boxes
+            otherwise than the others; () for all.
         sure, half, overlap: see above.
     """
 
     detections: str = ""
     use: Literal["add", "replace"] = "add"
+    folders: tuple[str, ...] = ()
     sure: float = 0.6
     half: float = 0.3
     overlap: float = 0.4
@@ -56,16 +60,32 @@ class Teacher:
             raise SpecError(f"teacher: overlap must be above 0 and at most 1, not {self.overlap}")
 
 
-def relabel(samples: Sequence[Sample], teacher: Teacher) -> list[Sample]:
-    """The samples with the teacher's boxes; as they are if there is no teacher.
+def relabel(samples: Sequence[Sample], teacher: Teacher, data: Path) -> list[Sample]:
+    """The samples with the teacher's boxes; as they are if there is no teacher, or if it is not asked about them.
+
+    Args:
+        samples: of a photo set.
+        teacher: whose boxes, and for which folders.
+        data: the folder of the photo set.
 
     Raises:
-        DataError: the file cannot be read, or lacks a photo.
+        DataError: the file cannot be read, or lacks a photo; a folder has no photo.
     """
     if not teacher.detections:
         return list(samples)
-    found = read(teacher.detections, [sample.photo for sample in samples])
-    return [combine(sample, boxes, scores, teacher) for sample, (boxes, scores) in zip(samples, found)]
+    tops = [sample.photo.split("/")[0] for sample in samples]
+    if unknown := sorted(set(teacher.folders) - set(tops)):
+        raise DataError(f"teacher: no photo lies in {', '.join(unknown)}; there are {', '.join(sorted(set(tops)))}")
+    asked = [sample for sample, top in zip(samples, tops) if not teacher.folders or top in teacher.folders]
+    found = read(located(teacher, data), [sample.photo for sample in asked])
+    told = {sample.photo: combine(sample, boxes, scores, teacher) for sample, (boxes, scores) in zip(asked, found)}
+    return [told.get(sample.photo, sample) for sample in samples]
+
+
+def located(teacher: Teacher, data: Path) -> str:
+    """The path of the teacher's file, or "" if there is no teacher."""
+    inside = data / teacher.detections
+    return str(inside) if teacher.detections and not Path(teacher.detections).exists() and inside.exists() else teacher.detections
 
 
 def combine(sample: Sample, boxes: NDArray[np.float64], scores: NDArray[np.float64], teacher: Teacher) -> Sample:
