@@ -12,6 +12,7 @@ from itertools import combinations
 from pathlib import Path
 
 from dupnet.nn import checkpoint
+from dupnet.nn.duplication import DuplicatedConv2d
 from dupnet.nn.network import mean_of
 from dupnet.training.loop import signs
 
@@ -20,8 +21,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("networks", nargs="+", type=Path, metavar="NETWORK")
     parser.add_argument("-o", "--output", type=Path, required=True, help="the checkpoint to write")
+    parser.add_argument(
+        "--thaw", action="store_true", help="make the latent weights of each normal first, so that none weighs more for having frozen"
+    )
     options = parser.parse_args()
     networks = {path: checkpoint.load(path) for path in options.networks}
+    layers = [layer for network in networks.values() for layer in network.modules() if isinstance(layer, DuplicatedConv2d)]
+    for layer in layers if options.thaw else ():
+        layer.thaw(1.0)
     mean = mean_of(list(networks.values()))
     checkpoint.save(mean, options.output)
     for one, other in combinations([*networks.items(), (options.output, mean)], 2):
