@@ -12,8 +12,7 @@ from itertools import combinations
 from pathlib import Path
 
 from dupnet.nn import checkpoint
-from dupnet.nn.duplication import DuplicatedConv2d
-from dupnet.nn.network import mean_of
+from dupnet.nn.network import mean_of, thaw
 from dupnet.training.loop import signs
 
 
@@ -26,9 +25,8 @@ def main() -> None:
     )
     options = parser.parse_args()
     networks = {path: checkpoint.load(path) for path in options.networks}
-    layers = [layer for network in networks.values() for layer in network.modules() if isinstance(layer, DuplicatedConv2d)]
-    for layer in layers if options.thaw else ():
-        layer.thaw(1.0)
+    for network in networks.values() if options.thaw else ():
+        thaw(network, 1.0)
     mean = mean_of(list(networks.values()))
     checkpoint.save(mean, options.output)
     for one, other in combinations([*networks.items(), (options.output, mean)], 2):

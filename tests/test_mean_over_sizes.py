@@ -24,7 +24,7 @@ def test_standard_error_of_a_mean() -> None:
 
 
 def test_means_and_differences(tmp_path: Path) -> None:
-    """One size, 40 photos: 38 with a face where there is one, two (of different parts) with a label where there is none."""
+    """Two sizes, 40 photos: 38 with a face where there is one, two (of different parts) with a label where there is none."""
     photos, boxes = [f"a/{i}.jpg" for i in range(40)], ["178 62 90 114"] * 38 + ["10 10 60 60"] * 2
     (tmp_path / "wider_face_split").mkdir()
     lines = "".join(f"{photo}\n1\n{box} 0 0 0 0 0 0\n" for photo, box in zip(photos, boxes))

@@ -301,6 +301,13 @@ def begin(network: nn.Module, start: nn.Module) -> None:
     network.load_state_dict(weights)
 
 
+def thaw(network: nn.Module, deviation: float) -> None:
+    """`DuplicatedConv2d.thaw` for all layers of a network."""
+    for layer in network.modules():
+        if isinstance(layer, DuplicatedConv2d):
+            layer.thaw(deviation)
+
+
 @torch.no_grad()
 def mean_of(networks: Sequence[Network]) -> Network:
     """A network whose weights are the means of those of several that were trained on from the same weights ("model soup").

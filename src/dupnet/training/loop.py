@@ -31,7 +31,7 @@ from dupnet.files import keys_of, whole
 from dupnet.nn import checkpoint, mixed
 from dupnet.nn.duplication import DuplicatedConv2d
 from dupnet.nn.eresfd import EResFD
-from dupnet.nn.network import Network, begin
+from dupnet.nn.network import Network, begin, thaw
 from dupnet.nn.quantizers import PACT
 from dupnet.spec import FULL, EResFDSpec, LayerSpec
 from dupnet.training import recipe as recipes
@@ -198,9 +198,7 @@ class Trainer:
                     f"{recipe.start_from}: holds a {start.spec.name!r}, whose weights do not fit {recipe.spec.name!r}"
                 ) from None
         if recipe.thaw and not resuming:
-            for layer in self.network.modules():
-                if isinstance(layer, DuplicatedConv2d):
-                    layer.thaw(recipe.thaw)
+            thaw(self.network, recipe.thaw)
         self.network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         if recipe.batch_norm == "frozen":
             for layer in self.network.modules():
