@@ -109,6 +109,38 @@ def test_hue_saturation_and_exposure() -> None:
     assert (faded.max(1) == 200).all() and faded.min() < 40 and faded.min(1).max() > 110 and (faded[:, 1] == faded[:, 2]).all()
 
 
+def test_worn_crops_lose_contrast_and_gain_noise() -> None:
+    photo = np.full((128, 128, 3), 100, np.uint8)
+    photo[:, 64:] = 200
+    sample = Sample("p", np.zeros((0, 4)), np.zeros(0, bool))
+    how = replace(PLAIN, zoom_probability=0, mosaic=0, aspect=0, fit=(1, 1), flip=0, worn=1, fade=0.6, noise=20)
+    contrasts, deviations, means = [], [], []
+    for seed in range(200):
+        crop, _, _ = augment(photo, sample, how, np.random.default_rng(seed))
+        assert np.array_equal(crop[..., 0], crop[..., 2]), "the noise of all channels is one"
+        left, right = crop[:, 2:62, 0].astype(float), crop[:, 66:126, 0].astype(float)
+        contrasts.append((right.mean() - left.mean()) / 100)
+        deviations.append(left.std())
+        means.append(left.mean())
+    assert 0.39 < min(contrasts) < 0.45 and 0.95 < max(contrasts) < 1.01
+    assert min(deviations) < 1 and 18 < max(deviations) < 21
+    assert min(means) < 50 and max(means) > 150, "faded towards black or white"
+
+
+def test_most_crops_are_not_worn_and_noise_is_only_in_the_photo() -> None:
+    photo, sample = marked(3)
+    how = replace(PLAIN, zoom_probability=0, mosaic=0, fit=(0.5, 0.5), worn=0.25, fade=0, noise=60)
+    cuts = [cut(*photo.shape[:2], sample, how, np.random.default_rng(seed)) for seed in range(400)]
+    worn = [decided for decided in cuts if decided.noise[0]]
+    assert 70 < len(worn) < 130
+    assert len({decided.noise for decided in worn}) == len(worn)
+    for decided in worn[:10]:
+        crop = render(photo, replace(decided, flip=False))
+        left, top, right, bottom = decided.place
+        crop[top:bottom, left:right] = 0
+        assert not crop.any()
+
+
 def test_a_mosaic_moves_boxes_with_its_parts() -> None:
     pixels = join([np.full((64, 64, 3), n, np.uint8) for n in range(4)])
     assert pixels.shape == (128, 128, 3) and pixels[0, 127, 0] == 1 and pixels[127, 0, 0] == 2
@@ -119,7 +151,15 @@ def test_a_mosaic_moves_boxes_with_its_parts() -> None:
 
 
 WRONG = [{"crop_px": 97}, {"crop_px": 130}, {"face_px": (0, 3)}, {"fit": (2, 1)}, {"flip": 2.0}, {"hue": 2.0}, {"exposure": 0.5}]
-WRONG += [{"zoom_max": 0.0}, {"zoom_max": -1.0}, {"small_px": -1.0}, {"anchors_px": (16.0, -5.0)}]
+WRONG += [
+    {"zoom_max": 0.0},
+    {"zoom_max": -1.0},
+    {"small_px": -1.0},
+    {"worn": 1.5},
+    {"fade": -0.1},
+    {"noise": 300.0},
+    {"anchors_px": (16.0, -5.0)},
+]
 
 
 @pytest.mark.parametrize("wrong", WRONG)

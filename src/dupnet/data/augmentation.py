@@ -42,6 +42,9 @@ class Augmentation:
         brightness, contrast, gain: largest relative change of each; gain is per colour channel.
         hue: largest shift of the hue, as a part of the colour circle.
         saturation, exposure: largest factor by which each is multiplied or divided (of HSV; 1 leaves it alone).
+        worn: probability that a crop looks as an old photo or a cheap camera's: with `fade` and `noise`.
+        fade: largest share of its contrast that a worn crop loses, somewhere between black and white.
+        noise: largest standard deviation of a worn crop's noise, in levels of 255, the same in all channels.
     """
 
     crop_px: int = 320
@@ -63,6 +66,9 @@ class Augmentation:
     hue: float = 0.0
     saturation: float = 1.0
     exposure: float = 1.0
+    worn: float = 0.0
+    fade: float = 0.5
+    noise: float = 12.0
 
     def __post_init__(self) -> None:
         if self.crop_px % 2 or not 16 <= self.crop_px <= 2048:
@@ -79,11 +85,26 @@ class Augmentation:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise SpecError(f"augmentation: {name} must be (low, high) with 0 < low <= high, not {(low, high)}")
-        shares = ("zoom_probability", "mosaic", "flip", "gray", "visible", "aspect", "brightness", "contrast", "gain", "hue")
+        shares = (
+            "zoom_probability",
+            "mosaic",
+            "flip",
+            "gray",
+            "visible",
+            "aspect",
+            "brightness",
+            "contrast",
+            "gain",
+            "hue",
+            "worn",
+            "fade",
+        )
         checked.fractions(self, shares, where="augmentation")
         for name in ("saturation", "exposure"):
             if not 1 <= getattr(self, name) <= 10:
                 raise SpecError(f"augmentation: {name} must be in [1, 10], not {getattr(self, name)}")
+        if not 0 <= self.noise <= 255:
+            raise SpecError(f"augmentation: noise must be in [0, 255], not {self.noise}")
 
     @property
     def turns_colours(self) -> bool:
@@ -96,6 +117,9 @@ FACE, IGNORE = 1, 2
 
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """How much red, green and blue count in a gray crop."""
+
+GRAIN = np.random.default_rng(0).standard_normal((1024, 1024), np.float32)
+"""The noise of all worn crops, of standard deviation 1; each begins somewhere else in it, and it goes on from the other edge."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +134,7 @@ class Cut:
         colours: look-up table of each channel, `(3, 256) uint8`.
         hsv: the same for hue, saturation and value, used after it; or None.
         gray, flip: whether.
+        noise: its standard deviation, and the row and column of `GRAIN` where it begins.
         boxes, kinds: `(n, 4) float32` x1 y1 x2 y2 clipped to the crop, and `(n,) uint8`, `FACE` or `IGNORE`.
     """
 
@@ -121,6 +146,7 @@ class Cut:
     hsv: NDArray[np.uint8] | None
     gray: bool
     flip: bool
+    noise: tuple[float, int, int]
     boxes: NDArray[np.float32]
     kinds: NDArray[np.uint8]
 
@@ -152,16 +178,23 @@ def cut(height: int, width: int, sample: Sample, how: Augmentation, rng: np.rand
     left, top, right, bottom = (int(v) for v in np.rint(np.clip([*offset, *(offset + size * scale_xy)], 0, side)))
     source = (np.array([left, top, right, bottom]) - np.tile(offset, 2)) / np.tile(scale_xy, 2)
     colours, hsv, gray = np.tile(np.arange(256, dtype=np.uint8), (3, 1)), None, False
+    noise = (0.0, 0, 0)
     if right > left and bottom > top:
         colours = _colours(how, rng)
         if how.turns_colours:
             hsv = _hsv(how, rng)
         gray = rng.random() < how.gray
+        if how.worn and rng.random() < how.worn:
+            colours = _faded(how, rng)[colours]
+            row, column = rng.integers(0, GRAIN.shape)
+            noise = (rng.uniform(0, how.noise), int(row), int(column))
     flip = rng.random() < how.flip
     if flip:
         boxes = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([side, 0, side, 0], np.float32)
     margin = int(np.ceil(1 / scale_xy.min()) + 1)
-    return Cut(side, (left, top, right, bottom), np.clip(source, 0, np.tile(size, 2)), margin, colours, hsv, gray, flip, boxes, kinds)
+    return Cut(
+        side, (left, top, right, bottom), np.clip(source, 0, np.tile(size, 2)), margin, colours, hsv, gray, flip, noise, boxes, kinds
+    )
 
 
 def render(photo: NDArray[np.uint8], cut: Cut) -> NDArray[np.uint8]:
@@ -176,8 +209,16 @@ def render(photo: NDArray[np.uint8], cut: Cut) -> NDArray[np.uint8]:
         if cut.hsv is not None:
             part = part.convert("HSV").point(cut.hsv.ravel().tolist()).convert("RGB")
         pixels = np.asarray(part)
-        crop[top:bottom, left:right] = (pixels @ LUMA).astype(np.uint8)[:, :, None] if cut.gray else pixels
+        pixels = (pixels @ LUMA).astype(np.uint8)[:, :, None] if cut.gray else pixels
+        crop[top:bottom, left:right] = noisy(pixels, cut.noise) if cut.noise[0] else pixels
     return crop[:, ::-1] if cut.flip else crop
+
+
+def noisy(pixels: NDArray[np.uint8], noise: tuple[float, int, int]) -> NDArray[np.uint8]:
+    """`(h, w, channels)` with `Cut.noise` added, rounded and clipped."""
+    deviation, *corner = noise
+    rows, columns = ((start + np.arange(length)) % len(GRAIN) for start, length in zip(corner, pixels.shape))
+    return np.clip(np.rint(pixels + deviation * GRAIN[np.ix_(rows, columns)][..., None]), 0, 255).astype(np.uint8)
 
 
 def join(parts: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
@@ -254,6 +295,12 @@ def _colours(how: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
     levels = np.arange(256)
     table = ((levels - 128) * contrast + 128)[None, :] * (brightness * gains)[:, None]
     return np.clip(np.rint(table), 0, 255).astype(np.uint8)
+
+
+def _faded(how: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A look-up table `(256,)`: the levels squeezed into a random part of their range."""
+    contrast = 1 - rng.uniform(0, how.fade)
+    return np.rint(np.arange(256) * contrast + rng.uniform(0, 255 * (1 - contrast))).clip(0, 255).astype(np.uint8)
 
 
 def _hsv(how: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
