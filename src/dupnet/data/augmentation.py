@@ -186,8 +186,8 @@ def cut(height: int, width: int, sample: Sample, how: Augmentation, rng: np.rand
         gray = rng.random() < how.gray
         if how.worn and rng.random() < how.worn:
             colours = _faded(how, rng)[colours]
-            row, column = rng.integers(0, GRAIN.shape)
-            noise = (rng.uniform(0, how.noise), int(row), int(column))
+            deviation, (row, column) = rng.uniform(0, how.noise), rng.integers(0, GRAIN.shape)
+            noise = (deviation, int(row), int(column))
     flip = rng.random() < how.flip
     if flip:
         boxes = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([side, 0, side, 0], np.float32)
