@@ -300,7 +300,7 @@ def _colours(how: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
 def _faded(how: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
     """A look-up table `(256,)`: the levels squeezed into a random part of their range."""
     contrast = 1 - rng.uniform(0, how.fade)
-    return np.rint(np.arange(256) * contrast + rng.uniform(0, 255 * (1 - contrast))).clip(0, 255).astype(np.uint8)
+    return np.rint(np.arange(256) * contrast + rng.uniform(0, 255 * (1 - contrast))).astype(np.uint8)
 
 
 def _hsv(how: Augmentation, rng: np.random.Generator) -> NDArray[np.uint8]:
