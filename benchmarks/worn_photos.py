@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFilter
+from tqdm import tqdm
 
 from dupnet import Detections, Detector, image
 from dupnet.data.augmentation import LUMA
@@ -61,29 +62,27 @@ WEAR: dict[str, Callable[[Photo], Photo]] = {
 }
 
 
-def detect_worn(detector: Detector, photo: Photo, size: int, wear: Callable[[Photo], Photo]) -> Detections:
-    """The faces of a photo that is worn at the size of the view, in the photo's own coordinates."""
-    small = image.resize(photo, image.scaled_size(*photo.shape[:2], size))
-    faces = detector.detect(np.ascontiguousarray(wear(small)), size=size, score=0.02)
-    scale_xy = np.divide(photo.shape[1::-1], small.shape[1::-1], dtype=np.float32)
-    return Detections(faces.xyxy * np.tile(scale_xy, 2), faces.scores)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("models", nargs="+", metavar="MODEL", help="a name that ships, or a .dnet file")
     parser.add_argument("--data", type=Path, required=True, help="WIDER FACE's folder")
     parser.add_argument("--size", type=int, default=416, help="long side of the network's view")
     args = parser.parse_args()
-    for model in args.models:
-        detector = Detector(model)
+    detectors = {model: Detector(model) for model in args.models}
+    found: dict[tuple[str, str], list[Detections]] = {(model, name): [] for model in detectors for name in WEAR}
+    samples, difficulty, folder = wider.data_set(args.data)
+    for sample in tqdm(samples, unit="photo"):
+        photo = image.read(folder / sample.photo)
+        small = image.resize(photo, image.scaled_size(*photo.shape[:2], args.size))
+        scale_xy = np.divide(photo.shape[1::-1], small.shape[1::-1], dtype=np.float32)
         for name, wear in WEAR.items():
-
-            def detect(photo: Photo, detector: Detector = detector, wear: Callable[[Photo], Photo] = wear) -> Detections:
-                return detect_worn(detector, photo, args.size, wear)
-
-            scores = wider.evaluate(detect, args.data, progress=True)
-            print(f"{model} {name}: {scores.ap_easy:.3f} / {scores.ap_medium:.3f} / {scores.ap_hard:.3f}, {scores.dr:.3f}", flush=True)
+            worn = wear(small)
+            for model, detector in detectors.items():
+                faces = detector.detect(worn, size=args.size, score=0.02)
+                found[model, name].append(Detections(faces.xyxy * np.tile(scale_xy, 2), faces.scores))
+    for (model, name), faces in found.items():
+        scores = wider.score(samples, difficulty, faces)
+        print(f"{model} {name}: {scores.ap_easy:.3f} / {scores.ap_medium:.3f} / {scores.ap_hard:.3f}, {scores.dr:.3f}", flush=True)
 
 
 if __name__ == "__main__":

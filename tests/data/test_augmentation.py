@@ -153,15 +153,8 @@ def test_a_mosaic_moves_boxes_with_its_parts() -> None:
 
 
 WRONG = [{"crop_px": 97}, {"crop_px": 130}, {"face_px": (0, 3)}, {"fit": (2, 1)}, {"flip": 2.0}, {"hue": 2.0}, {"exposure": 0.5}]
-WRONG += [
-    {"zoom_max": 0.0},
-    {"zoom_max": -1.0},
-    {"small_px": -1.0},
-    {"worn": 1.5},
-    {"fade": -0.1},
-    {"noise": 300.0},
-    {"anchors_px": (16.0, -5.0)},
-]
+WRONG += [{"zoom_max": 0.0}, {"zoom_max": -1.0}, {"small_px": -1.0}, {"anchors_px": (16.0, -5.0)}]
+WRONG += [{"worn": 1.5}, {"fade": -0.1}, {"noise": 300.0}]
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -85,20 +86,7 @@ class Augmentation:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise SpecError(f"augmentation: {name} must be (low, high) with 0 < low <= high, not {(low, high)}")
-        shares = (
-            "zoom_probability",
-            "mosaic",
-            "flip",
-            "gray",
-            "visible",
-            "aspect",
-            "brightness",
-            "contrast",
-            "gain",
-            "hue",
-            "worn",
-            "fade",
-        )
+        shares = "zoom_probability mosaic flip gray visible aspect brightness contrast gain hue worn fade".split()
         checked.fractions(self, shares, where="augmentation")
         for name in ("saturation", "exposure"):
             if not 1 <= getattr(self, name) <= 10:
@@ -118,8 +106,14 @@ FACE, IGNORE = 1, 2
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 """How much red, green and blue count in a gray crop."""
 
-GRAIN = np.random.default_rng(0).standard_normal((1024, 1024), np.float32)
-"""The noise of all worn crops, of standard deviation 1; each begins somewhere else in it, and it goes on from the other edge."""
+GRAIN_PX = 1024
+"""Side of `grain`."""
+
+
+@cache
+def grain() -> NDArray[np.float32]:
+    """The noise of all worn crops, of standard deviation 1; each begins somewhere else in it, and it goes on from the other edge."""
+    return np.random.default_rng(0).standard_normal((GRAIN_PX, GRAIN_PX), np.float32)
 
 
 @dataclass(frozen=True)
@@ -134,7 +128,7 @@ class Cut:
         colours: look-up table of each channel, `(3, 256) uint8`.
         hsv: the same for hue, saturation and value, used after it; or None.
         gray, flip: whether.
-        noise: its standard deviation, and the row and column of `GRAIN` where it begins.
+        noise: its standard deviation, and the row and column of `grain` where it begins.
         boxes, kinds: `(n, 4) float32` x1 y1 x2 y2 clipped to the crop, and `(n,) uint8`, `FACE` or `IGNORE`.
     """
 
@@ -186,7 +180,7 @@ def cut(height: int, width: int, sample: Sample, how: Augmentation, rng: np.rand
         gray = rng.random() < how.gray
         if how.worn and rng.random() < how.worn:
             colours = _faded(how, rng)[colours]
-            deviation, (row, column) = rng.uniform(0, how.noise), rng.integers(0, GRAIN.shape)
+            deviation, (row, column) = rng.uniform(0, how.noise), rng.integers(0, (GRAIN_PX, GRAIN_PX))
             noise = (deviation, int(row), int(column))
     flip = rng.random() < how.flip
     if flip:
@@ -217,8 +211,8 @@ def render(photo: NDArray[np.uint8], cut: Cut) -> NDArray[np.uint8]:
 def noisy(pixels: NDArray[np.uint8], noise: tuple[float, int, int]) -> NDArray[np.uint8]:
     """`(h, w, channels)` with `Cut.noise` added, rounded and clipped."""
     deviation, *corner = noise
-    rows, columns = ((start + np.arange(length)) % len(GRAIN) for start, length in zip(corner, pixels.shape))
-    return np.clip(np.rint(pixels + deviation * GRAIN[np.ix_(rows, columns)][..., None]), 0, 255).astype(np.uint8)
+    rows, columns = ((start + np.arange(length)) % GRAIN_PX for start, length in zip(corner, pixels.shape))
+    return np.clip(np.rint(pixels + deviation * grain()[np.ix_(rows, columns)][..., None]), 0, 255).astype(np.uint8)
 
 
 def join(parts: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dupnet.data.augmentation import GRAIN, LUMA, Augmentation, Cut
+from dupnet.data.augmentation import GRAIN_PX, LUMA, Augmentation, Cut, grain
 from dupnet.data.photos import Photos
 from dupnet.errors import DataError
 from dupnet.training.targets import Pieces
@@ -47,7 +47,6 @@ class Renderer:
             raise DataError("only photos with a cache can be rendered on a device")
         data, self.shapes, self.starts = packed
         self.pixels = torch.from_numpy(np.asarray(data)).to(device)
-        self.grain = torch.from_numpy(GRAIN).to(device)
 
     def __call__(self, crops: Sequence[Pieces]) -> Tensor:
         """The crops that `Crops` without `rendered` describes, `(n, 3, side, side) uint8`, channels last in memory. They are Pillow's, but
@@ -90,9 +89,9 @@ class Renderer:
     def _noisy(self, pixels: Tensor, cut: Cut) -> Tensor:
         """`(side, side, 3) uint8` with the cut's noise, as `dupnet.data.augmentation.noisy` adds it."""
         (left, top, _, _), (deviation, row, column) = cut.place, cut.noise
-        rows, columns = ((torch.arange(cut.side, device=pixels.device) + start) % len(self.grain) for start in (row - top, column - left))
-        grain = self.grain[rows[:, None], columns.flip(0) if cut.flip else columns]
-        return (pixels + deviation * grain[..., None]).round().clamp(0, 255).to(torch.uint8)
+        rows, columns = ((torch.arange(cut.side) + start) % GRAIN_PX for start in (row - top, column - left))
+        noise = torch.from_numpy(grain())[rows[:, None], columns.flip(0) if cut.flip else columns].to(pixels.device)
+        return (pixels + deviation * noise[..., None]).round().clamp(0, 255).to(torch.uint8)
 
     def _photo(self, number: int) -> Tensor:
         (height, width), start = self.shapes[number], self.starts[number]
