@@ -56,6 +56,24 @@ def test_zoomed_faces_have_the_sizes_asked_for() -> None:
     assert len(heights) > 5 and 29 < min(heights) and max(heights) < 33
 
 
+def test_whole_faces_lie_in_the_crop() -> None:
+    how = replace(PLAIN, zoom_probability=1, face_px=(90, 125), fit=(0.01, 1), zoom_max=9)
+
+    def shares_shown(how: Augmentation) -> list[float]:
+        shares = []
+        for seed in range(40):
+            photo, sample = marked(seed)
+            decided = cut(*photo.shape[:2], sample, how, np.random.default_rng(seed))
+            scale_xy = np.subtract(decided.place[2:], decided.place[:2]) / (decided.source[2:] - decided.source[:2])
+            full = (sample.boxes[0, 2:] - sample.boxes[0, :2]) * scale_xy
+            if full.max() < 126:
+                shares.append(float((decided.boxes[0, 2:] - decided.boxes[0, :2]).prod() / full.prod()))
+        return shares
+
+    some, whole = shares_shown(how), shares_shown(replace(how, whole_faces=True))
+    assert min(some) < 0.75 and min(whole) > 0.95 and len(whole) > 15
+
+
 def test_same_generator_same_crop() -> None:
     photo, sample = marked(3)
     first, second = (augment(photo, sample, Augmentation(crop_px=128), np.random.default_rng(9)) for _ in range(2))

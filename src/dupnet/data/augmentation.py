@@ -30,6 +30,7 @@ class Augmentation:
         zoom_probability: share of crops that bring one random face to a random size; the others show the photo as a whole, at a
             random scale.
         face_px: (smallest, largest) height that a zoomed face gets, log-uniform.
+        whole_faces: whether a zoomed face lies wholly in the crop, if it fits; else only its centre does.
         anchors_px: sides of anchors; with them a zoomed face gets its size by data-anchor sampling instead (`_anchored`).
         zoom_max: a photo is enlarged at most this often.
         fit: (smallest, largest) scale of the whole photo, relative to just fitting into the crop. No crop of either kind shows a
@@ -51,6 +52,7 @@ class Augmentation:
     crop_px: int = 320
     zoom_probability: float = 0.7
     face_px: tuple[float, float] = (10.0, 260.0)
+    whole_faces: bool = False
     anchors_px: tuple[float, ...] = ()
     zoom_max: float = 3.0
     fit: tuple[float, float] = (0.7, 1.6)
@@ -241,7 +243,8 @@ def _window(size: NDArray[Any], sample: Sample, how: Augmentation, rng: np.rando
         wanted = _anchored(face, how.anchors_px, rng) if how.anchors_px else np.exp(rng.uniform(*np.log(how.face_px)))
         scale = min(max(wanted / max(face[3] - face[1], 1.0), how.fit[0] * fit), how.zoom_max) * stretch_xy
         slack = side - size * scale
-        offset = rng.uniform(0.1, 0.9, 2) * side - (face[:2] + face[2:]) / 2 * scale
+        edge = np.clip((face[2:] - face[:2]) * scale / (2 * side), 0.1, 0.5) if how.whole_faces else np.full(2, 0.1)
+        offset = rng.uniform(edge, 1 - edge) * side - (face[:2] + face[2:]) / 2 * scale
         offset = np.clip(offset, np.minimum(slack, 0), np.maximum(slack, 0))
     else:
         if how.letterbox:
