@@ -3,9 +3,9 @@
     python benchmarks/portraits.py dupnet-tinier-yolo dupnet-tinier-yolo-l --data FACES --size 416
 
 The largest face of each photo, if it is at least 90 pixels high, in an upright picture (4:5) of whose height it fills 35, 50, 65 and 80%,
-its middle a little above the picture's; cut from the photo, so without the pictures that the photo is too low for. Only this face counts; a box
-on another one is no mistake. Prints for each of these parts how many pictures there are, average precision, and the part of the faces that
-is found at 0.1 false positives a picture.
+its middle a little above the picture's; cut from the photo, so without the pictures that the photo is too low for. Only this face counts; a
+box on another one is no mistake. Prints for each of these parts how many pictures there are, average precision, and the part of the faces
+that is found at 0.1 false positives a picture.
 """
 
 from __future__ import annotations
