@@ -36,7 +36,7 @@ def command(
 ) -> None:
     """Propose which layers store fewer weights and which read their maps several times, within a budget, and say why.
 
-    The rule and its sources are in docs/training.md. Without --sensitivity it uses the order that the paper measured.
+    The rule and its sources are in docs/recipes.md. Without --sensitivity it uses the order that the paper measured.
     """
     from dupnet import cost, files, zoo
     from dupnet import search as rule

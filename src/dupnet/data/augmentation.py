@@ -70,8 +70,8 @@ class Augmentation:
     saturation: float = 1.0
     exposure: float = 1.0
     worn: float = 0.0
-    fade: float = 0.5
-    noise: float = 12.0
+    fade: float = 0.6
+    noise: float = 14.0
 
     def __post_init__(self) -> None:
         if self.crop_px % 2 or not 16 <= self.crop_px <= 2048:
