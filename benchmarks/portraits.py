@@ -60,10 +60,9 @@ def main() -> None:
             if window is None:
                 continue
             x1, y1, x2, y2 = window
-            picture = np.ascontiguousarray(photo[y1:y2, x1:x2])
             pictures[part].append(replace(sample, boxes=sample.boxes - (x1, y1, x1, y1)))
             for model, detector in detectors.items():
-                faces = detector.detect(picture, size=args.size, score=0.02)
+                faces = detector.detect(photo[y1:y2, x1:x2], size=args.size, score=0.02)
                 found[model, part].append(Detections(faces.xyxy, faces.scores))
     for (model, part), of_model in found.items():
         scores = wider.score(pictures[part], counts, of_model)

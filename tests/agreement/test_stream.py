@@ -98,8 +98,8 @@ def test_boxes(model: IntegerModel, shape: tuple[int, int], size: int, score: fl
     assert_equal_boxes(_core.Model(packed.to_bytes(model)), photo, cuts, size=size, score=score, iou=iou)
 
 
-@pytest.mark.parametrize("size", [100, 128, 300])
-@pytest.mark.parametrize("score", [0.0, 0.02, 0.2])
+@pytest.mark.parametrize("size", [104, 128, 300])
+@pytest.mark.parametrize("score", [0.0, 0.02, 0.3])
 def test_boxes_of_the_shipped_model(size: int, score: float) -> None:
     model = _core.Model(zoo.model_path("dupnet-tinier-yolo").read_bytes())
     photo = image.resize(image.read("examples/astronaut.jpg"), (96, 128))
