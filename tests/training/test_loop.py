@@ -231,14 +231,24 @@ def test_a_run_goes_on_without_what_it_began_with(tiny_wider: Path, tmp_path: Pa
     checkpoint.save(Network(SPEC), start)
     recipe = replace(RECIPE, start_from=str(start))
     whole = train(recipe, data=tiny_wider, out=tmp_path / "whole", progress=False, workers=0).state_dict()
-    trainer = Trainer(recipe, Run(tiny_wider, tmp_path / "cut", workers=0))
-    for batch in trainer.batches(0, 4):
-        trainer.take_step(*batch)
-    trainer.save()
+    train(recipe, data=tiny_wider, out=tmp_path / "cut", stop_at=3, progress=False, workers=0)
     start.unlink()
     resumed = train(replace(RECIPE, checkpoint_steps=5), data=tiny_wider, out=tmp_path / "cut", resume=True, progress=False, workers=0)
     assert all(torch.equal(tensor, whole[name]) for name, tensor in resumed.state_dict().items())
     assert checkpoint.read(tmp_path / "cut" / "checkpoint.pt")["recipe"]["start_from"] == str(start)
+
+
+def test_a_run_stops_where_it_shall(tiny_wider: Path, tmp_path: Path) -> None:
+    """With the weights and averages of that step of the whole run, not of a shorter one; there is nothing to do before or behind it."""
+    stopped = train(RECIPE, data=tiny_wider, out=tmp_path / "run", stop_at=3, progress=False, workers=0)
+    trainer = Trainer(RECIPE, Run(tiny_wider, tmp_path / "other", workers=0))
+    for batch in trainer.batches(0, 3):
+        trainer.take_step(*batch)
+    assert checkpoint.read(tmp_path / "run" / "checkpoint.pt")["step"] == 3
+    assert all(torch.equal(tensor, trainer.average[name]) for name, tensor in stopped.named_parameters())
+    for step in (0, 2, 13):
+        with pytest.raises(SpecError, match=f"the run is at step 3 of 12, so it cannot stop at {step}"):
+            train(RECIPE, data=tiny_wider, out=tmp_path / "run", stop_at=step, resume=True, progress=False, workers=0)
 
 
 def test_a_run_thaws_what_it_begins_with_once(tiny_wider: Path, tmp_path: Path) -> None:

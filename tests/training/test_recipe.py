@@ -130,5 +130,6 @@ def test_a_seed_and_a_number_of_steps_replace_those_of_the_recipe(tmp_path: Path
     assert (seen[0].seed, seen[0].steps) == (36, 18000)
     assert seen[1] == replace(seen[0], seed=0, steps=7)
     assert CliRunner().invoke(main, [*plain, "--steps", "0"]).exit_code == 2
-    both = CliRunner().invoke(main, [*plain, "--measure", "--resume"])
-    assert both.exit_code == 2 and "--measure begins anew" in both.output
+    for other in (["--resume"], ["--stop-at", "3"]):
+        both = CliRunner().invoke(main, [*plain, "--measure", *other])
+        assert both.exit_code == 2 and "--measure begins anew" in both.output

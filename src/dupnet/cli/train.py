@@ -33,6 +33,7 @@ import click
     help="Folder that keeps the photos decoded (3 bytes a pixel); loads faster.",
 )
 @click.option("--resume", is_flag=True, help="Go on from the last checkpoint in the run's folder.")
+@click.option("--stop-at", type=click.IntRange(min=1), help="Stop after this step; network.pt is the network so far, --resume goes on.")
 @click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda or cuda:N.")
 @click.option("--workers", type=click.IntRange(0, 64), default=1, show_default=True, help="Processes that load and augment.")
 @click.option("--compile", is_flag=True, help="Fuse the network with torch.compile.")
@@ -55,6 +56,7 @@ def command(
     out: Path | None,
     cache: Path | None,
     resume: bool,
+    stop_at: int | None,
     device: str,
     workers: int,
     compile: bool,
@@ -76,13 +78,13 @@ def command(
     checked = replace(checked, **{key: value for key, value in chosen.items() if value is not None})
     out = out or Path("runs") / (Path(recipe).stem + (f"-{re.sub('[^A-Za-z0-9.=+-]', '-', spec)}" if spec else ""))
     how: dict[str, Any] = {"cache": cache, "device": device, "workers": workers, "compile": compile, "precision": precision}
-    if measure and resume:
-        raise click.UsageError("--measure begins anew, so there is nothing to --resume")
+    if measure and (resume or stop_at):
+        raise click.UsageError("--measure begins anew and ends by itself: it takes neither --resume nor --stop-at")
     if measure:
         rates = loop.measure(checked, loop.Run(data, out, **how))
         click.echo(
             f"bare network {rates['bare']:.1f} images/s, whole loop {rates['loop']:.1f} images/s ({rates['loop'] / rates['bare']:.0%})"
         )
         return
-    loop.train(checked, data=data, out=out, resume=resume, **how)
+    loop.train(checked, data=data, out=out, resume=resume, stop_at=stop_at, **how)
     click.echo(f"{out / 'network.pt'}")

@@ -332,14 +332,14 @@ class Trainer:
             yield pixels, boxes.to(self.device, non_blocking=True), kinds.to(self.device, non_blocking=True)
 
     def finished(self) -> Network | EResFD:
-        """The network to ship: averaged weights, batch norms estimated for them unless they are frozen."""
+        """The network so far, to ship: averaged weights, batch norms estimated for them unless they are frozen."""
         network = make_network(self.recipe)
         network.load_state_dict(self.average or self.network.state_dict())
         if self.recipe.batch_norm == "frozen":
             return network.cpu().eval()
         network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         # Batches past the run's end: never trained on, and the same in every process, so that all return the same network.
-        first, count = self.recipe.steps * self.world, min(REESTIMATION_BATCHES, self.recipe.steps)
+        first, count = self.recipe.steps * self.world, min(REESTIMATION_BATCHES, self.step)
         reestimate_batch_norm(network, (images for images, _, _ in self.batches(first, first + count, shared=False)))
         return network.cpu().eval()
 
@@ -401,6 +401,7 @@ def train(
     data: str | Path,
     out: str | Path,
     resume: bool = False,
+    stop_at: int | None = None,
     progress: bool = True,
     cache: str | Path | None = None,
     device: str = "auto",
@@ -415,6 +416,7 @@ def train(
         data: folder of a data set in WIDER FACE's layout.
         out: folder for `checkpoint.pt` (to resume), `network.pt` (the result), `metrics.csv` and TensorBoard events.
         resume: go on from `out/checkpoint.pt`; on a CPU the result is the same, bit for bit, as if nothing had happened.
+        stop_at: stop after this step of the recipe's; the result is the network so far, and `resume` goes on. None: after the last.
         progress: show a bar.
         cache, device, workers, compile, precision: see `Run`.
 
@@ -438,13 +440,16 @@ def train(
     run.out.mkdir(parents=True, exist_ok=True)
     if resume:
         trainer.resume()
+    last = recipe.steps if stop_at is None else stop_at
+    if not max(1, trainer.step) <= last <= recipe.steps:
+        raise SpecError(f"stop_at: the run is at step {trainer.step} of {recipe.steps}, so it cannot stop at {stop_at}")
     with ExitStack() as stack:
         metrics = Metrics(run.out, trainer.network, trainer.step, stack) if trainer.rank == 0 else None
         bar = stack.enter_context(
             tqdm(total=recipe.steps * recipe.batch * trainer.world, initial=trainer.step * recipe.batch * trainer.world, unit="img",
                  disable=not progress or trainer.rank > 0)
         )  # fmt: skip
-        for batch in trainer.batches(trainer.step, recipe.steps):
+        for batch in trainer.batches(trainer.step, last):
             scalars = trainer.take_step(*batch)
             images = recipe.batch * trainer.world
             bar.update(images)
@@ -455,7 +460,7 @@ def train(
                     if not math.isfinite(row["loss"] + row["gradient_norm"]):
                         raise DupnetError(f"the loss became {row['loss']} near step {trainer.step}; the last good checkpoint is {path}")
                     bar.set_postfix(loss=f"{row['loss']:.3f}", iou=f"{row['mean_iou']:.3f}", refresh=False)
-                if trainer.step % recipe.checkpoint_steps == 0 or trainer.step == recipe.steps:
+                if trainer.step % recipe.checkpoint_steps == 0 or trainer.step == last:
                     if not bool(torch.isfinite(scalars["loss"] + scalars["gradient_norm"])):
                         raise DupnetError(f"loss or gradient of step {trainer.step} is not a number; the last good checkpoint is {path}")
                     trainer.save()
