@@ -2,8 +2,8 @@
 
     python benchmarks/crop_loss.py models/dupnet-tinier-yolo.pt models/cooled.pt --data FACES --cache cache
 
-Loss and crops are the recipe's, with a seed that no recipe here trains with. Each NETWORK is a checkpoint; the first is what the
-others are compared with, crop batch by crop batch, which gives the standard error of the mean difference.
+Crops, labels and loss are the recipe's (without a `[distillation]`), with a seed that no recipe here trains with. Each NETWORK is a
+checkpoint; the first is what the others are compared with, crop batch by crop batch, which gives the standard error of the mean difference.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from dupnet.nn import checkpoint
 from dupnet.training import recipe as recipes
 from dupnet.training.detectors import compute_loss
 from dupnet.training.targets import Crops, batches
+from dupnet.training.teacher import relabel
 
 BATCH, SEED = 16, 1_000_000
 
@@ -29,12 +30,13 @@ BATCH, SEED = 16, 1_000_000
 def losses(paths: list[Path], recipe: recipes.Recipe, data: Path, cache: Path | None, steps: int) -> dict[Path, list[float]]:
     """The loss of each of `steps` batches, by network."""
     networks = {path: checkpoint.load(path).eval() for path in paths}
-    photos = Photos(*wider.split(data, "train"), cache)
+    samples, images = wider.split(data, "train")
+    photos = Photos(relabel(samples, recipe.teacher, data), images, cache)
     crops = Crops(photos, recipe.augmentation, SEED, recipe.weights)
     found: dict[Path, list[float]] = {path: [] for path in paths}
-    for images, boxes, kinds in tqdm(batches(crops, batch=BATCH, first_step=0, last_step=steps, workers=1), total=steps, unit="batch"):
+    for pixels, boxes, kinds in tqdm(batches(crops, batch=BATCH, first_step=0, last_step=steps, workers=1), total=steps, unit="batch"):
         for path, network in networks.items():
-            found[path].append(float(compute_loss(recipe, network(images), boxes, kinds, seen=1 << 60).total))
+            found[path].append(float(compute_loss(recipe, network(pixels), boxes, kinds, seen=1 << 60).total))
     return found
 
 

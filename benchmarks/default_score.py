@@ -18,6 +18,7 @@ from tqdm import tqdm
 from dupnet import Detector, image
 from dupnet.data import wider
 from dupnet.evaluation import matching
+from dupnet.evaluation.wider import is_inclusive
 
 THRESHOLDS = np.arange(40, 75, 5) / 100
 
@@ -31,13 +32,14 @@ def main() -> None:
     args = parser.parse_args()
     samples, images = wider.split(args.data, "train")
     samples = [sample for sample in samples if sample.photo.startswith(args.folder)][:: args.every]
+    inclusive = is_inclusive(samples)
     for model in args.models:
         detector, right, wrong = Detector(model), [], []  # scores of the boxes that found a face, and of the false positives
         for sample in tqdm(samples, unit="photo"):
             faces = detector.detect(image.read(images / sample.photo), score=float(THRESHOLDS[0]))
             counts, found = np.ones(len(faces), bool), np.full(len(faces), -1)
             if len(sample.boxes):
-                counts, found = matching.match(faces.xyxy.astype(float), sample.boxes.astype(float), ~sample.ignore, inclusive=False)
+                counts, found = matching.match(faces.xyxy.astype(float), sample.boxes.astype(float), ~sample.ignore, inclusive=inclusive)
             right.append(faces.scores[found >= 0])
             wrong.append(faces.scores[counts & (found < 0)])
         hits, alarms = np.concatenate(right), np.concatenate(wrong)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dupnet.nn import checkpoint
 from dupnet.nn.network import mean_of, thaw
-from dupnet.training.loop import signs
+from dupnet.training.metrics import signs
 
 
 def main() -> None:

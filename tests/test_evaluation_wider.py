@@ -83,6 +83,16 @@ def test_the_detection_rate_walks_exact_scores() -> None:
     assert math.isnan(wider.score(samples, table, [first, found(), *empty]).ap_easy), "no face is easy"
 
 
+def test_photos_without_labels_allow_no_false_positives() -> None:
+    # Nine photos with a label allow none, and those beside them, on which nothing is counted, none either.
+    samples = [sample(f"p{n}", [A]) for n in range(9)] + [sample(f"q{n}", []) for n in range(5)]
+    table = difficulty(**{f"p{n}": ([], [0], [0]) for n in range(9)})
+    boxes = [found((A, 0.9), (NOWHERE, 0.8)), found((A, 0.7)), *[found()] * 12]
+    assert wider.score(samples, table, boxes).dr == 1 / 9
+    outcome = wider.outcome("d", samples, table, boxes)
+    assert outcome.curve.best(outcome.allowed) == (1 / 9, pytest.approx(0.9)) and outcome.limit == pytest.approx(0.9)
+
+
 def test_precision_is_read_at_a_thousand_thresholds() -> None:
     # 0.5004 and 0.5001 fall between the same two thresholds: the miss counts before the face.
     scores = np.array([1.0, 0.5004, 0.5001, 0.0])

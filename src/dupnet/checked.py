@@ -38,6 +38,17 @@ def build(kind: Any, table: object, *, where: str = "") -> Any:
     return kind(**{name: _fit(value, hints[name], where, name) for name, value in table.items()})
 
 
+def choices(table: object, *, where: str) -> None:
+    """Refuse a dataclass of which a `Literal` field holds none of its choices.
+
+    Raises:
+        SpecError: names the field.
+    """
+    for name, hint in get_type_hints(type(table)).items():
+        if get_origin(hint) is Literal and getattr(table, name) not in get_args(hint):
+            raise SpecError(f"{where}: {name} must be {_words(hint)}, not {getattr(table, name)!r}")
+
+
 def not_negative(table: object, names: Iterable[str], *, where: str) -> None:
     """Refuse a dataclass of which one of these fields is below 0.
 

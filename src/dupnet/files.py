@@ -7,20 +7,24 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 
 def key_of(path: str | os.PathLike[str]) -> str:
-    """The first 16 hexadecimal digits of a file's SHA-256: by them results know what they were computed from."""
-    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    """The first 16 hexadecimal digits of a SHA-256, by which results know what they were computed from: of a file's content, or of the
+    names and contents of a folder's files, wherever it lies."""
+    if not Path(path).is_dir():
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:16]
+    files = sorted((file.relative_to(path).as_posix(), key_of(file)) for file in Path(path).rglob("*") if file.is_file())
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest()[:16]
 
 
-def keys_of(names: Iterable[str]) -> dict[str, str]:
-    """The keys of those of these names that are files; a folder, or no name at all, has none."""
-    return {name: key_of(name) for name in names if Path(name).is_file()}
+def keys_of(**roles: str) -> dict[str, str]:
+    """The keys of what these paths lead to, by the role that each plays; of what is not there, or has no path, none."""
+    return {role: key_of(path) for role, path in roles.items() if path and Path(path).exists()}
 
 
 def without_nan(numbers: dict[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from dupnet.nn import checkpoint
 from dupnet.training import recipe as recipes
 from dupnet.training.loop import Run
 from dupnet.training.recipe import Recipe
+from dupnet.training.teacher import Teacher
 
 ROWS = ["figure3/4x", "figure3/8x"]
 
@@ -71,6 +72,28 @@ def test_other_labels_of_val_are_other_scores(faces: Path, tmp_path: Path) -> No
         path = tmp_path / "data" / "wider_face_split" / "val_difficulty.json"
         path.write_text(path.read_text().replace('"hard": [0', '"hard": [1'))
     assert names[0] != names[1]
+
+
+def test_fewer_photos_of_val_are_other_scores(faces: Path, tmp_path: Path) -> None:
+    shutil.copytree(faces, tmp_path / "data")
+    names = []
+    for _ in range(2):
+        runs._val_key.cache_clear()
+        names.append(runs.wider_file(tmp_path, tmp_path / "data", 96))
+        next(path for path in sorted((tmp_path / "data" / "WIDER_val").rglob("*")) if path.is_file()).unlink()
+    assert names[0] != names[1]
+
+
+def test_another_teacher_beside_the_photos_is_another_run(faces: Path, tmp_path: Path) -> None:
+    shutil.copytree(faces, tmp_path / "data")
+    recipe = replace(recipes.load("tiny"), teacher=Teacher("boxes"))
+    keys = [runs.keyed(recipe, tmp_path / "data")[0]]
+    (tmp_path / "data" / "boxes").mkdir()
+    for name, content in (("a.txt", "a"), ("a.txt", "b"), ("c.txt", "b")):
+        (tmp_path / "data" / "boxes" / name).write_text(content)
+        keys.append(runs.keyed(recipe, tmp_path / "data")[0])
+    (tmp_path / "data").rename(tmp_path / "moved")
+    assert len(set(keys)) == 4 and runs.keyed(recipe, tmp_path / "moved")[0] == keys[-1]
 
 
 @pytest.mark.parametrize("missing", ["WIDER_val", "difficulty", "marks"])

@@ -56,7 +56,7 @@ def test_more_copies_begin_as_the_same_function(changes: str) -> None:
         torch.testing.assert_close(more.eval()(images), start(images), rtol=1e-5, atol=1e-5)
 
 
-def test_signs_of_a_mean_follow_the_majority() -> None:
+def test_latents_of_a_mean_weigh_alike_whatever_their_size() -> None:
     networks = [trained_a_little(Network(zoo.get("dupnet-tinier-yolo-l"))) for _ in range(3)]
     with torch.no_grad():
         for number, network in enumerate(networks):
@@ -67,6 +67,14 @@ def test_signs_of_a_mean_follow_the_majority() -> None:
     assert torch.equal(mean.stages[3].norm.bias, torch.ones(64)) and mean.options == networks[0].options
     with pytest.raises(SpecError, match="the same layers, head and options"):
         mean_of([networks[0], Network(zoo.get("dupnet-tinier-yolo"))])
+
+
+def test_the_mean_of_a_network_with_itself_is_that_network() -> None:
+    network = trained_a_little(Network(zoo.get("dupnet-tinier-yolo-l"), NetworkOptions(standardize_weights=False, spread_copies=False)))
+    with torch.no_grad():
+        network.stages[3].conv.weight.add_(0.05)  # a filter's mean counts where filters are not standardized
+    mean = mean_of([network, network])
+    assert all(torch.equal(tensor, mean.state_dict()[name]) for name, tensor in network.state_dict().items() if name.endswith("weight"))
 
 
 def test_every_parameter_gets_a_gradient() -> None:

@@ -27,10 +27,12 @@ from dupnet.nn import Network, checkpoint
 from dupnet.nn.eresfd import EResFD
 from dupnet.spec import EResFDSpec, HeadSpec, LayerSpec, ModelSpec
 from dupnet.training import recipe as recipes
-from dupnet.training.loop import Metrics, Run, Trainer, reestimate_batch_norm, signs, train
+from dupnet.training.loop import Run, Trainer, reestimate_batch_norm, train
+from dupnet.training.metrics import Metrics, signs
 from dupnet.training.multibox import MultiboxOptions
 from dupnet.training.recipe import Optimizer, Recipe, Schedule
 from dupnet.training.targets import Crops, batches
+from dupnet.training.teacher import Teacher
 
 SPEC = ModelSpec(
     "small",
@@ -170,7 +172,8 @@ def test_what_cannot_run_says_why(tiny_wider: Path, tmp_path: Path) -> None:
         train(replace(RECIPE, seed=6), data=tiny_wider, out=out, resume=True, progress=False, workers=0)
     content = checkpoint.read(out / "checkpoint.pt")
     others = {
-        "files": ({"t.npz": "0" * 16}, "teacher's file is another"),
+        "files": ({"teacher": "0" * 16}, "is another than the run began with"),
+        "precision": ("mixed", "written in precision 'mixed', and this run is of 'float32'"),
         "data": ("0" * 16, "other photos or boxes"),
         "processes": (2, "written by 2 processes"),
     }
@@ -192,6 +195,8 @@ def test_what_cannot_run_says_why(tiny_wider: Path, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(SpecError, match="no CUDA device"):
             train(RECIPE, data=tiny_wider, out=tmp_path / "gpu", device="cuda", progress=False)
+    with pytest.raises(SpecError, match="run: precision must be 'float32' or 'mixed', not 'bfloat16'"):
+        train(RECIPE, data=tiny_wider, out=tmp_path / "half", precision="bfloat16", progress=False)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
@@ -245,10 +250,29 @@ def test_a_run_stops_where_it_shall(tiny_wider: Path, tmp_path: Path) -> None:
     for batch in trainer.batches(0, 3):
         trainer.take_step(*batch)
     assert checkpoint.read(tmp_path / "run" / "checkpoint.pt")["step"] == 3
+    assert [row["step"] for row in csv.DictReader(open(tmp_path / "run" / "metrics.csv"))] == ["3"]
     assert all(torch.equal(tensor, trainer.average[name]) for name, tensor in stopped.named_parameters())
     for step in (0, 2, 13):
         with pytest.raises(SpecError, match=f"the run is at step 3 of 12, so it cannot stop at {step}"):
             train(RECIPE, data=tiny_wider, out=tmp_path / "run", stop_at=step, resume=True, progress=False, workers=0)
+
+
+def test_a_run_goes_on_where_its_teacher_is_now(tiny_wider: Path, tmp_path: Path) -> None:
+    """The content of the teacher's boxes decides, wherever they and the photos lie."""
+    shutil.copytree(tiny_wider, tmp_path / "here")
+    photos = [sample.photo for sample in wider.split(tmp_path / "here", "train")[0]]
+    told = {"photos": photos, "start": np.zeros(len(photos) + 1, int), "boxes": np.zeros((0, 4)), "scores": np.zeros(0)}
+    np.savez(tmp_path / "here" / "teacher.npz", **told)
+    recipe = replace(RECIPE, teacher=Teacher("teacher.npz"))
+    train(recipe, data=tmp_path / "here", out=tmp_path / "run", stop_at=3, progress=False, workers=0)
+    (tmp_path / "here").rename(tmp_path / "there")
+    train(recipe, data=tmp_path / "there", out=tmp_path / "run", stop_at=4, resume=True, progress=False, workers=0)
+    np.savez(
+        tmp_path / "there" / "teacher.npz",
+        **told | {"start": np.r_[0, np.ones(len(photos), int)], "boxes": np.ones((1, 4)), "scores": [0.9]},
+    )
+    with pytest.raises(CheckpointError, match="the file behind teacher is another than the run began with"):
+        train(recipe, data=tmp_path / "there", out=tmp_path / "run", resume=True, progress=False, workers=0)
 
 
 def test_a_run_thaws_what_it_begins_with_once(tiny_wider: Path, tmp_path: Path) -> None:

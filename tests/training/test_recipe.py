@@ -12,7 +12,10 @@ from dupnet.errors import SpecError
 from dupnet.training import loop
 from dupnet.training import recipe as recipes
 from dupnet.training.loop import learning_rate
-from dupnet.training.recipe import Recipe, Schedule
+from dupnet.training.loss import LossOptions
+from dupnet.training.multibox import MultiboxOptions
+from dupnet.training.recipe import Optimizer, Recipe, Schedule
+from dupnet.training.teacher import Teacher
 
 
 @pytest.mark.parametrize("name", recipes.names())
@@ -34,6 +37,7 @@ def test_every_shipped_recipe_loads_and_comes_back(name: str) -> None:
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\nseed = -1', "seed must be"),
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\nweights = 3', "weights must be a table"),
         ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[weights]\na = "x"', "weights.a must be a finite number"),
+        ('spec = "dupnet-tinier-yolo"\nsteps = 3\n[weights]\na = -2.0\nb = 1.0', "weights must be at least 0, not a = -2.0$"),
         (f'spec = "dupnet-tinier-yolo"\nsteps = 3\n[weights]\na = 1{"0" * 400}', "weights.a must be a finite number"),
         (f"steps = 1{'0' * 5000}", "not valid TOML"),
         (f"steps = {'[' * 3000}", "not valid TOML"),
@@ -62,6 +66,14 @@ def test_mistakes_are_named(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(SpecError, match=message) as caught:
         recipes.load(path)
     assert "mine.toml" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "choice"), [(Optimizer, "kind"), (Schedule, "shape"), (LossOptions, "style"), (MultiboxOptions, "negatives"), (Teacher, "use")]
+)
+def test_choices_are_checked_wherever_options_come_from(make: type, choice: str) -> None:
+    with pytest.raises(SpecError, match=f": {choice} must be '.*' or '.*', not 'neither'"):
+        make(**{choice: "neither"})
 
 
 def test_a_recipe_may_hold_only_what_differs_from_another(tmp_path: Path) -> None:

@@ -256,7 +256,7 @@ def outcome(detector: str, photos: Sequence[fddb.FddbPhoto], sizes: Sequence[tup
         part = slice(at, at + CHUNK)
         tables = overlap_tables([photo.ellipses for photo in photos[part]], sizes[part], found[part])
         parts += [_photo_outcome(*row) for row in zip(photos[part], found[part], tables)]
-    return Outcome(detector, numbers, curves, "FDDB", tuple(parts))
+    return Outcome(detector, numbers, curves, "FDDB", tuple(parts), len(photos))
 
 
 def _photo_outcome(photo: fddb.FddbPhoto, rows: Floats, table: Floats) -> PhotoOutcome:

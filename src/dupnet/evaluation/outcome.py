@@ -92,6 +92,7 @@ class Outcome:
         curves: one for each subset of faces that holds any.
         leading: name of the curve whose operating point says which faces are missed and which boxes are false alarms.
         photos: in the data set's order.
+        counted: the photos on which false positives are counted; WIDER FACE leaves out those without a label.
     """
 
     detector: str
@@ -99,6 +100,7 @@ class Outcome:
     curves: tuple[Curve, ...]
     leading: str
     photos: tuple[PhotoOutcome, ...]
+    counted: int
 
     @property
     def curve(self) -> Curve:
@@ -108,7 +110,12 @@ class Outcome:
     @cached_property
     def limit(self) -> float:
         """The score threshold of the operating point: at most 0.1 false positives a photo; infinite if no threshold is so low in them."""
-        return self.curve.best(FALSE_POSITIVES_PER_PHOTO * len(self.photos))[1]
+        return self.curve.best(self.allowed)[1]
+
+    @property
+    def allowed(self) -> float:
+        """False positives at the operating point."""
+        return FALSE_POSITIVES_PER_PHOTO * self.counted
 
 
 def check_comparable(outcomes: Sequence[Outcome]) -> None:

@@ -237,7 +237,7 @@ def _handle(number: int, outcome: Outcome) -> Line2D:
 
 
 def _roc(axes: Axes, outcomes: Sequence[Outcome], curves: Sequence[Curve]) -> None:
-    photos = len(outcomes[0].photos)
+    photos = outcomes[0].counted
     low = 10 ** np.floor(np.log10(min(1 / photos, FALSE_POSITIVES_PER_PHOTO / 10)))
     most = max(float(curve.false_positives.max(initial=1)) / photos for curve in curves)
     high = 10 ** np.clip(np.ceil(np.log10(most)), 0, 2)
@@ -245,10 +245,10 @@ def _roc(axes: Axes, outcomes: Sequence[Outcome], curves: Sequence[Curve]) -> No
         x = np.maximum(curve.false_positives / photos, low)
         keep = _thin(np.log10(x))
         axes.plot(x[keep], np.maximum.accumulate(curve.recall)[keep], drawstyle="steps-post", **_line(number))
-        recall, _ = curve.best(FALSE_POSITIVES_PER_PHOTO * photos)
+        recall, _ = curve.best(outcomes[0].allowed)
         axes.plot([FALSE_POSITIVES_PER_PHOTO], [recall], linestyle="none", **_mark(number), zorder=5)
     axes.axvline(FALSE_POSITIVES_PER_PHOTO, color=MUTED, linewidth=1, linestyle=(0, (2, 2)), zorder=1)
-    text = f"operating point: {FALSE_POSITIVES_PER_PHOTO:g} ({int(FALSE_POSITIVES_PER_PHOTO * photos):,} in all)"
+    text = f"operating point: {FALSE_POSITIVES_PER_PHOTO:g} ({int(outcomes[0].allowed):,} in all)"
     axes.annotate(text, (FALSE_POSITIVES_PER_PHOTO, 0.0), (4, 4), textcoords="offset points", color=MUTED, fontsize=9)
     axes.set_xscale("log")
     axes.set_xlim(low, high)
@@ -258,14 +258,13 @@ def _roc(axes: Axes, outcomes: Sequence[Outcome], curves: Sequence[Curve]) -> No
 
 
 def _precision_recall(axes: Axes, outcomes: Sequence[Outcome], curves: Sequence[Curve]) -> None:
-    photos = len(outcomes[0].photos)
     for number, curve in enumerate(curves):
         if len(curve.limits):
             keep = _thin(curve.recall)
             axes.plot(curve.recall[keep], curve.precision[keep], **_line(number))
         limit = outcomes[number].limit
         if curve.name == outcomes[number].leading and limit < np.inf:
-            recall, _ = curve.best(FALSE_POSITIVES_PER_PHOTO * photos)
+            recall, _ = curve.best(outcomes[0].allowed)
             at = int(np.flatnonzero(curve.limits == limit)[0])
             axes.plot([recall], [curve.precision[at]], linestyle="none", **_mark(number), zorder=5)
     axes.set_xlim(0, 1)

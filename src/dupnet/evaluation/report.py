@@ -136,7 +136,7 @@ def _variable(colour: str) -> str:
 
 
 def _lead(outcome: Outcome) -> str:
-    rate, limit = outcome.curve.best(FALSE_POSITIVES_PER_PHOTO * len(outcome.photos))
+    rate, limit = outcome.curve.best(outcome.allowed)
     if limit == np.inf:
         return f"No score threshold of {outcome.detector} keeps false positives as few as {FALSE_POSITIVES_PER_PHOTO:g} per photo."
     faces = f"{outcome.curve.faces:,} {outcome.leading} faces in {len(outcome.photos):,} photos"

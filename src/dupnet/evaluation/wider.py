@@ -38,7 +38,7 @@ class WiderScores:
         ap_all: average precision on all faces that are not marked invalid.
         exact_easy, exact_medium, exact_hard, exact_all: the same with every score as a threshold instead of the official thousand. They
             are higher for a detector whose scores crowd in one place, where a single official step lets through thousands of boxes.
-        dr: part of the medium faces found at 0.1 false positives a photo.
+        dr: part of the medium faces found at 0.1 false positives a photo (of those with a label; on others nothing is counted).
         photos: how many photos that was measured on.
         inclusive: whether coordinates were taken for pixels rather than edges (`matching.overlap`): so they are where all
             labels are whole numbers, as in the official files, and not where photos were scaled after labelling.
@@ -146,7 +146,7 @@ def _scores(samples: Sequence[Sample], found: Sequence[Found], matches: dict[str
             _, right, wrong = matching.walk(scores, proposals, hits)
             exact[level] = matching.average_precision(right / np.maximum(right + wrong, 1), right / total)
     total, rows = matches["medium"]
-    dr = matching.detection_rate(*rows, total, false_positives=FALSE_POSITIVES_PER_PHOTO * len(samples)) if total else math.nan
+    dr = matching.detection_rate(*rows, total, false_positives=FALSE_POSITIVES_PER_PHOTO * _counted(samples)) if total else math.nan
     return WiderScores(
         ap_easy=ap["easy"],
         ap_medium=ap["medium"],
@@ -181,7 +181,9 @@ def outcome(detector: str, samples: Sequence[Sample], difficulty: Difficulty, fo
     inclusive = is_inclusive(samples)
     photos = [_photo_outcome(*row, difficulty, leading, inclusive) for row in zip(samples, found)]
     table = {"AP easy": numbers.ap_easy, "AP medium": numbers.ap_medium, "AP hard": numbers.ap_hard, "AP all": numbers.ap_all}
-    return Outcome(detector, {**table, "Detection rate at 0.1 per photo": numbers.dr}, tuple(curves), leading, tuple(photos))
+    return Outcome(
+        detector, {**table, "Detection rate at 0.1 per photo": numbers.dr}, tuple(curves), leading, tuple(photos), _counted(samples)
+    )
 
 
 def _photo_outcome(sample: Sample, found: Found, difficulty: Difficulty, leading: str, inclusive: bool) -> PhotoOutcome:
@@ -195,6 +197,11 @@ def _photo_outcome(sample: Sample, found: Found, difficulty: Difficulty, leading
         proposals, faces = matching.match(boxes, sample.boxes, counts, inclusive=inclusive)
         false_alarms = proposals & (faces < 0)
     return PhotoOutcome(sample.photo, sample.boxes, valid | counts, counts, found_at, found, false_alarms)
+
+
+def _counted(samples: Sequence[Sample]) -> int:
+    """How many photos have a label; on others false positives are not counted, so they allow none."""
+    return sum(len(sample.boxes) > 0 for sample in samples)
 
 
 def is_inclusive(samples: Sequence[Sample]) -> bool:

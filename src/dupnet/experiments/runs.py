@@ -41,6 +41,7 @@ from dupnet.training import loop
 from dupnet.training import recipe as recipes
 from dupnet.training.detectors import compute_loss, make_network
 from dupnet.training.recipe import Recipe
+from dupnet.training.teacher import located
 
 LOWEST_SCORE = 0.02
 """Boxes below this score are not looked at when a network is measured."""
@@ -56,9 +57,10 @@ def keyed(recipe: Recipe, data: Path) -> tuple[str, Recipe]:
 
     Two rows with the same layers get one name: what a spec is called, says about itself, or recommends does not count, nor how often
     checkpoints are written. Options at their defaults do not count either, so a run keeps its name when options are added to recipes.
-    Of the networks that it starts from or learns from, and of a teacher's file, the content counts.
+    Of the networks that it starts from or learns from, and of a teacher's boxes, the content counts.
     """
-    files = keys_of((recipe.start_from, recipe.distillation.network, recipe.teacher.detections))
+    teacher = located(recipe.teacher, data)
+    files = keys_of(start_from=recipe.start_from, distillation=recipe.distillation.network, teacher=teacher)
     content = {"data": wider.annotations_key(data, "train")} | ({"files": files} if files else {})
     if not isinstance(recipe.spec, ModelSpec):
         return _hash(_changes(replace(recipe, checkpoint_steps=500)) | content), recipe
@@ -179,7 +181,8 @@ def detector(network: Network | EResFD, size: int) -> Callable[[NDArray[np.uint8
 
 @cache
 def _val_key(data: Path) -> str:
-    return _hash({"boxes": wider.annotations_key(data, "val"), "difficulty": wider_protocol.read_difficulty(data)})
+    samples, difficulty, _ = wider_protocol.data_set(data)
+    return _hash({"boxes": wider.annotations_key(data, "val"), "difficulty": difficulty, "photos": [sample.photo for sample in samples]})
 
 
 @cache
@@ -188,7 +191,8 @@ def _fddb_key(root: Path) -> str:
 
 
 def wider_file(folder: Path, data: Path, size: int) -> Path:
-    """Where a run's folder keeps its `wider_scores`: by the photos' size, the annotations of val and what counts as easy, medium, hard."""
+    """Where a run's folder keeps its `wider_scores`: by the photos' size, which of val's photos are there, their annotations, and
+    what counts as easy, medium, hard."""
     return folder / f"wider-{size}-{_val_key(data)}.json"
 
 

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from dupnet import checked
 from dupnet.errors import SpecError
 from dupnet.head import OBJECTNESS
 from dupnet.integer import accumulator_max
@@ -69,10 +70,7 @@ class NetworkOptions:
     ewgs: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.activation not in ("pact", "hwgq"):
-            raise SpecError(f"network: activation must be 'pact' or 'hwgq', not {self.activation!r}")
-        if self.gradient not in ("mean", "sum"):
-            raise SpecError(f"network: gradient must be 'mean' or 'sum', not {self.gradient!r}")
+        checked.choices(self, where="network")
         if self.pact_bound <= 0:
             raise SpecError(f"network: pact_bound must be above 0, not {self.pact_bound}")
         if not 0 <= self.ewgs < 1:
@@ -312,8 +310,8 @@ def thaw(network: nn.Module, deviation: float) -> None:
 def mean_of(networks: Sequence[Network]) -> Network:
     """A network whose weights are the means of those of several that were trained on from the same weights ("model soup").
 
-    Latent weights of signs are standardized filter by filter first, as their size means nothing; so signs follow the majority, and
-    latents on which the networks disagree come to lie near zero. They keep that size, about 1, while trained ones have 0.3 to 0.5: steps
+    Latent weights of signs are standardized filter by filter first (where the layer does so itself), as their size means nothing; latents
+    on which the networks disagree come to lie near zero. They keep that size, about 1, while trained ones have 0.3 to 0.5: steps
     of a given learning rate move them that much less. The statistics of its batch norms do not fit: train it on.
 
     Raises:
@@ -327,7 +325,7 @@ def mean_of(networks: Sequence[Network]) -> Network:
     states = [network.state_dict() for network in networks]
     mean = {name: torch.stack([state[name] for state in states]).float().mean(0) for name in states[0]}
     for name, layer in result.named_modules():
-        if isinstance(layer, DuplicatedConv2d) and layer.weight_bits == 1:
+        if isinstance(layer, DuplicatedConv2d) and layer.weight_bits == 1 and (layer.standardize_weights or layer.spread_copies):
             mean[f"{name}.weight"] = torch.stack([standardize(state[f"{name}.weight"]) for state in states]).mean(0)
     result.load_state_dict(mean)
     return result.eval()

@@ -42,7 +42,7 @@ class HWGQ(nn.Module):
     """Half-wave Gaussian quantizer: fixed step, meant for inputs of zero mean and unit variance (after batch norm).
 
     `level = #{x > 0, x > 1.5 step, x > 2.5 step, ...}`: the first threshold is 0, not half a step. The gradient passes
-    where `0 < x <= (2^bits - 1) step`.
+    where `0 <= x <= (2^bits - 1) step`.
 
     Example:
         >>> HWGQ(bits=2)(torch.tensor([-1.0, 0.1, 0.9, 9.0])).levels

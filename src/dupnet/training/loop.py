@@ -5,7 +5,6 @@ Processes: one on a CPU or a GPU by itself, any number under `torchrun` (each ta
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import random
@@ -24,12 +23,12 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from dupnet import checked
 from dupnet.data import wider
 from dupnet.data.photos import Photos
 from dupnet.errors import CheckpointError, DupnetError, SpecError
-from dupnet.files import keys_of, whole
+from dupnet.files import keys_of
 from dupnet.nn import checkpoint, mixed
-from dupnet.nn.duplication import DuplicatedConv2d
 from dupnet.nn.eresfd import EResFD
 from dupnet.nn.network import Network, begin, thaw
 from dupnet.nn.quantizers import PACT
@@ -37,6 +36,7 @@ from dupnet.spec import FULL, EResFDSpec, LayerSpec
 from dupnet.training import recipe as recipes
 from dupnet.training.detectors import compute_loss, make_network
 from dupnet.training.distillation import distillation_loss
+from dupnet.training.metrics import Metrics
 from dupnet.training.recipe import Recipe
 from dupnet.training.rendering import Renderer, can_render
 from dupnet.training.targets import Crops, batches
@@ -68,6 +68,9 @@ class Run:
     workers: int = 1
     compile: bool = False
     precision: Literal["float32", "mixed"] = "float32"
+
+    def __post_init__(self) -> None:
+        checked.choices(self, where="run")
 
     @property
     def checkpoint(self) -> Path:
@@ -155,13 +158,6 @@ def reestimate_batch_norm(network: nn.Module, images: Iterator[Tensor]) -> None:
     network.train(was_training)
 
 
-@torch.no_grad()
-def signs(network: nn.Module) -> Tensor:
-    """Which of the 1-bit weights are positive, all in one row; empty if there are none."""
-    layers = [module for module in network.modules() if isinstance(module, DuplicatedConv2d) and module.weight_bits == 1]
-    return torch.cat([layer.integer_weights().flatten() > 0 for layer in layers] or [torch.empty(0, dtype=torch.bool)])
-
-
 def fits_tf32(layer: LayerSpec) -> bool:
     """Whether TF32, which rounds a convolution's inputs to 10 bits of mantissa and keeps float32 sums, leaves a layer's integers alone.
 
@@ -181,7 +177,7 @@ class Trainer:
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
             layers = () if isinstance(recipe.spec, EResFDSpec) else recipe.spec.layers
-            torch.backends.cudnn.allow_tf32 = all(map(fits_tf32, layers))
+            torch.backends.cudnn.allow_tf32 = bool(layers) and all(map(fits_tf32, layers))
         if self.world > 1 and not dist.is_initialized():
             # The others wait for the first process while it decodes the photos into the cache.
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(hours=4))
@@ -217,7 +213,7 @@ class Trainer:
         if self.rank > 0:  # the first process decodes into the cache, the others wait and find it done
             dist.barrier()
         photos = Photos(relabel(samples, recipe.teacher, run.data), images, run.cache)
-        self.files = keys_of((recipe.distillation.network, located(recipe.teacher, run.data)))
+        self.files = keys_of(distillation=recipe.distillation.network, teacher=located(recipe.teacher, run.data))
         if self.rank == 0 and self.world > 1:
             dist.barrier()
         on_device = can_render(recipe.augmentation, photos, self.device)
@@ -253,6 +249,7 @@ class Trainer:
             "recipe": recipes.to_dict(self.recipe),
             "data": self.data,
             "processes": self.world,
+            "precision": self.run.precision,
             "files": self.files,
         }
         checkpoint.write(self.run.checkpoint, content)
@@ -261,8 +258,8 @@ class Trainer:
         """Go back to the last checkpoint. How often it is written may change, and what the run started from no longer matters.
 
         Raises:
-            CheckpointError: it belongs to another recipe or teacher, to another list of photos and boxes or to another number of
-                processes, or is damaged. (What the photos show is not compared.)
+            CheckpointError: it belongs to another recipe or teacher, to another list of photos and boxes, to another number of
+                processes or another precision, or is damaged. (What the photos show is not compared.)
         """
         path = self.run.checkpoint
         content = checkpoint.read(path)
@@ -277,9 +274,11 @@ class Trainer:
         if content.get("data", self.data) != self.data:
             raise CheckpointError(f"{path}: was trained on other photos or boxes than those that {self.run.data} lists now")
         if content.get("files", self.files) != self.files:
-            raise CheckpointError(f"{path}: the teacher's file is another than the run began with: {', '.join(self.files)}")
+            raise CheckpointError(f"{path}: the file behind {' or '.join(self.files)} is another than the run began with")
         if content.get("processes", self.world) != self.world:
             raise CheckpointError(f"{path}: was written by {content['processes']} processes, and this is a run of {self.world}")
+        if content.get("precision", self.run.precision) != self.run.precision:
+            raise CheckpointError(f"{path}: was written in precision {content['precision']!r}, and this run is of {self.run.precision!r}")
         self.network.load_state_dict(content["weights"])
         self.average = {k: v.to(self.device) for k, v in content["average"].items()}
         self.optimizer.load_state_dict(content["optimizer"])
@@ -300,7 +299,7 @@ class Trainer:
         losses = compute_loss(recipe, grid, boxes, kinds, seen=seen)
         total = losses.total
         if self.teacher is not None and not isinstance(recipe.spec, EResFDSpec):
-            with torch.no_grad():
+            with torch.no_grad(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # it may be of floats
                 teachers = self.teacher(images)
             total = total + distillation_loss(grid, teachers, recipe.spec.head, recipe.spec.stride, recipe.distillation)
         self.optimizer.zero_grad(set_to_none=True)
@@ -342,57 +341,6 @@ class Trainer:
         first, count = self.recipe.steps * self.world, min(REESTIMATION_BATCHES, self.step)
         reestimate_batch_norm(network, (images for images, _, _ in self.batches(first, first + count, shared=False)))
         return network.cpu().eval()
-
-
-class Metrics:
-    """Means of logged scalars, to a CSV file and to TensorBoard. A resumed run drops rows of steps that it will repeat.
-
-    `sign_flips` is the share of the 1-bit weights whose signs differ from those of the row before (of the first after
-    a resumption, from the checkpoint's): near 0, no sign learns any more.
-    """
-
-    COLUMNS = ("step", "images", "seconds", "learning_rate", "loss", "box", "objectness", "mean_iou", "gradient_norm", "sign_flips",
-               "images_per_s")  # fmt: skip
-
-    def __init__(self, out: Path, network: nn.Module, first_step: int, stack: ExitStack) -> None:
-        from torch.utils.tensorboard import SummaryWriter
-
-        path = out / "metrics.csv"
-        rows = []
-        if first_step and path.exists():
-            with open(path, newline="") as old:
-                rows = [row for row in csv.DictReader(old) if row["step"] and int(row["step"]) <= first_step and None not in row.values()]
-        self.offset = float(rows[-1]["seconds"]) if rows else 0.0
-        with whole(path) as part, open(part, "w", newline="") as file:
-            writer = csv.DictWriter(file, self.COLUMNS)
-            writer.writeheader()
-            writer.writerows(rows)
-        self.writer = csv.DictWriter(stack.enter_context(open(path, "a", newline="", buffering=1)), self.COLUMNS)
-        self.board = SummaryWriter(str(out / "tensorboard"), purge_step=first_step + 1 if first_step else 0)
-        stack.callback(self.board.close)
-        self.network, self.signs = network, signs(network)
-        self.sums: dict[str, Tensor] = {}
-        self.count, self.images, self.start = 0, 0, time.perf_counter()
-        self.since = self.start
-
-    def add(self, scalars: dict[str, Tensor], images: int) -> None:
-        for name, value in scalars.items():
-            self.sums[name] = self.sums.get(name, 0) + value
-        self.count, self.images = self.count + 1, self.images + images
-
-    def write(self, step: int, rate: float, seen: int) -> dict[str, float]:
-        now = time.perf_counter()
-        row = {name: float(value) / self.count for name, value in self.sums.items()}
-        before, self.signs = self.signs, signs(self.network)
-        flips = (self.signs != before).float().mean().item() if len(before) else 0.0
-        row |= {"sign_flips": flips, "images_per_s": self.images / (now - self.since), "learning_rate": rate}
-        for name, value in row.items():
-            self.board.add_scalar(name, value, step)
-        self.writer.writerow(
-            {"step": step, "images": seen, "seconds": f"{self.offset + now - self.start:.1f}"} | {k: f"{v:.6g}" for k, v in row.items()}
-        )
-        self.sums, self.count, self.images, self.since = {}, 0, 0, now
-        return row
 
 
 def train(
@@ -455,7 +403,7 @@ def train(
             bar.update(images)
             if metrics:
                 metrics.add(scalars, images)
-                if trainer.step % 50 == 0 or trainer.step == recipe.steps:
+                if trainer.step % 50 == 0 or trainer.step == last:
                     row = metrics.write(trainer.step, learning_rate(recipe, trainer.step - 1), trainer.step * images)
                     if not math.isfinite(row["loss"] + row["gradient_norm"]):
                         raise DupnetError(f"the loss became {row['loss']} near step {trainer.step}; the last good checkpoint is {path}")
@@ -486,5 +434,5 @@ def measure(recipe: Recipe, run: Run, *, steps: int = 20) -> dict[str, float]:
                 torch.cuda.synchronize()
             times.append(time.perf_counter())
         used = times[4:] if name == "bare" else times[-steps - 1 :]
-        rates[name] = (len(used) - 1) * recipe.batch / (used[-1] - used[0])
+        rates[name] = (len(used) - 1) * recipe.batch * trainer.world / (used[-1] - used[0])
     return rates

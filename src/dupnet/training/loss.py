@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -32,7 +33,7 @@ class LossOptions:
     free_iou: predictions that overlap a face by more than this are not punished for objectness.
     ignore_overlap: predictions with more than this share of their area in one ignore region are not punished; 1 punishes all.
     faces_max: at most this many faces of a photo count (Darknet: 30); 0 for all.
-    prior_photos: for so many photos, every box is drawn to its anchor (Darknet: 12,800) (`"yolov2"`).
+    prior_photos: for so many photos, boxes that answer for no face are drawn to their anchors (Darknet: 12,800) (`"yolov2"`).
     object, no_object, coord: scales (`"yolov2"`; tiny-yolo-voc.cfg: 5, 1, 1).
     rescore: objectness learns the IoU instead of 1 (`"yolov2"`).
     """
@@ -54,6 +55,7 @@ class LossOptions:
 
     def __post_init__(self) -> None:
         checked.not_negative(self, ("box", "focal", "faces_max", "prior_photos", "object", "no_object", "coord"), where="loss")
+        checked.choices(self, where="loss")
         checked.fractions(self, ("shape_iou", "objectness_floor", "hit_iou", "free_iou", "ignore_overlap"), where="loss")
 
 
@@ -171,6 +173,16 @@ def _match(shape: torch.Size, boxes: Tensor, face: Tensor, anchors: Tensor, stri
     return _Matches((photo[which], row[which], column[which], anchor), truth[which])
 
 
+def mean_over_processes(count: float, device: torch.device) -> float:
+    """What each process divides its sum of losses by: gradients are averaged over the processes, so no face weighs more because its process
+    saw few."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return count
+    total = torch.tensor(count, device=device)
+    dist.all_reduce(total)
+    return total.item() / dist.get_world_size()
+
+
 def _mean(iou: Tensor) -> Tensor:
     return iou.detach().mean() if len(iou) else iou.new_zeros(())
 
@@ -188,7 +200,7 @@ def _iou_loss(predicted: Tensor, v: Tensor, background: Tensor, matches: _Matche
     logits = v[..., grid_head.OBJECTNESS]
     focal = (target - logits.detach().sigmoid()).abs() ** options.focal
     objectness = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight * focal).sum()
-    share = max(float(len(iou)), 1.0)
+    share = max(mean_over_processes(float(len(iou)), iou.device), 1.0)
     box, objectness = (1 - giou).sum() / share, objectness / share
     return Losses(options.box * box + objectness, box.detach(), objectness.detach(), _mean(iou))
 
@@ -213,5 +225,5 @@ def _yolov2_loss(
     box = options.coord * ((2 - relative)[:, None] * squared).sum()
     if seen < options.prior_photos:
         prior = (k * v[..., :2].sigmoid() - k / 2).square() + v[..., 2:4].square()
-        box = box + 0.01 * prior.sum()
+        box = box + 0.01 * (prior.sum() - prior[at].sum())  # where a face is answered for, its deltas overwrite these
     return Losses((box + objectness) / (2 * n), box.detach() / (2 * n), objectness.detach() / (2 * n), _mean(iou))

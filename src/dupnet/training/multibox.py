@@ -19,7 +19,7 @@ from dupnet.errors import SpecError
 from dupnet.head import LOG_SIZE_MAX
 from dupnet.nn import eresfd
 from dupnet.nn.eresfd import Level
-from dupnet.training.loss import Losses, area, generalized_iou, intersection
+from dupnet.training.loss import Losses, area, generalized_iou, intersection, mean_over_processes
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class MultiboxOptions:
     box: float = 1.0
 
     def __post_init__(self) -> None:
+        checked.choices(self, where="multibox")
         checked.not_negative(self, ("negative_ratio", "alpha", "gamma", "box"), where="multibox")
         if not 0 <= self.low <= self.match <= 1:
             raise SpecError(f"multibox: low and match must be in [0, 1] and low not above match, not {self.low} and {self.match}")
@@ -112,7 +113,7 @@ def multibox_loss(levels: list[Level], boxes: Tensor, kinds: Tensor, options: Mu
     positive = found >= 0
     photo, anchor = positive.nonzero(as_tuple=True)
     truth = boxes[photo, found[photo, anchor]]
-    share = max(float(len(photo)), 1.0)
+    share = max(mean_over_processes(float(len(photo)), location.device), 1.0)
     box = F.smooth_l1_loss(location[photo, anchor], encode(truth, anchors[anchor]), reduction="sum") / share
 
     surprise = F.cross_entropy(classes.transpose(1, 2), positive.long(), reduction="none")

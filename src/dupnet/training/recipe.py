@@ -44,6 +44,7 @@ class Optimizer:
             raise SpecError(f"optimizer: learning_rate must be above 0, not {self.learning_rate}")
         if not 0 <= self.momentum < 1:
             raise SpecError(f"optimizer: momentum must be at least 0 and below 1, not {self.momentum}")
+        checked.choices(self, where="optimizer")
         checked.not_negative(self, ("weight_decay", "bound_decay", "clip_norm"), where="optimizer")
 
 
@@ -59,6 +60,7 @@ class Schedule:
     factor: float = 0.1
 
     def __post_init__(self) -> None:
+        checked.choices(self, where="schedule")
         checked.not_negative(self, ("warmup_steps", "final", "factor"), where="schedule")
 
 
@@ -115,15 +117,16 @@ class Recipe:
                 raise SpecError(f"recipe: {name} must be at least 1, not {getattr(self, name)}")
         if not 0 <= self.seed < 2**63:
             raise SpecError(f"recipe: seed must be at least 0 and below 2^63, not {self.seed}")
+        checked.choices(self, where="recipe")
         checked.not_negative(self, ("thaw",), where="recipe")
+        if wrong_weights := [f"{folder} = {weight}" for folder, weight in self.weights.items() if weight < 0]:
+            raise SpecError(f"recipe: weights must be at least 0, not {', '.join(wrong_weights)}")
         if self.held_out < 0 or self.held_out == 1:
             raise SpecError(f"recipe: held_out must be 0, or at least 2 so that photos are left to train on, not {self.held_out}")
         if not 0 <= self.ema < 1:
             raise SpecError(f"recipe: ema must be in [0, 1), not {self.ema}")
         if isinstance(self.spec, ModelSpec) and self.spec.head.classes:
             raise SpecError(f"recipe: {self.spec.name} is a classifier; recipes train detectors (examples/digits.py trains a classifier)")
-        if self.batch_norm not in ("batch", "frozen"):
-            raise SpecError(f"recipe: batch_norm must be 'batch' or 'frozen', not {self.batch_norm!r}")
         if self.distillation.network and isinstance(self.spec, EResFDSpec):
             raise SpecError("recipe: distillation is for detectors with a grid; EResFD can learn from a [teacher]'s boxes")
         if self.augmentation.crop_px % self.spec.stride:

@@ -50,7 +50,7 @@ class Renderer:
 
     def __call__(self, crops: Sequence[Pieces]) -> Tensor:
         """The crops that `Crops` without `rendered` describes, `(n, 3, side, side) uint8`, channels last in memory. They are Pillow's, but
-        Pillow's weights are fixed-point numbers, these are not, so some pixels are 1 off."""
+        Pillow's weights are fixed-point numbers, these are not, so some levels are 1 off before the colours change."""
         side = max(pieces[0][1].side * (1 if len(pieces) == 1 else 2) for pieces in crops)
         images = torch.empty(len(crops), side, side, 3, dtype=torch.uint8, device=self.pixels.device)
         for count in (1, 4):

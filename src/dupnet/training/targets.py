@@ -65,8 +65,6 @@ class Crops(Dataset[Crop]):
             warnings.warn(f"recipe: [weights] names {', '.join(unknown)}, but no photo is in such a folder; there are {some}", stacklevel=2)
         if held_out:
             share[(np.arange(len(share)) % abs(held_out) == 0) == (held_out > 0)] = 0
-        if min((weights or {}).values(), default=0) < 0:
-            raise DataError("weights of the data's folders must be at least 0")
         if share.sum() <= 0:
             raise DataError(f"no photo can be drawn: of {len(share)}, all that held_out = {held_out} leaves have the weight 0")
         self.cumulative = np.cumsum(share) / share.sum()

@@ -16,6 +16,7 @@ from zipfile import BadZipFile
 import numpy as np
 from numpy.typing import NDArray
 
+from dupnet import checked
 from dupnet.data.sample import Sample
 from dupnet.detections import iou
 from dupnet.errors import DataError, SpecError
@@ -33,8 +34,9 @@ class Teacher:
     labelled face is at least `overlap`, or if an ignore region covers at least that share of it.
 
     - `"add"`: the labels stay. A sure box that is not known becomes a face, a half-sure one an ignore region.
-    - `"replace"`: the teacher gives the targets. Its sure boxes become the faces, its half-sure ones ignore regions; a labelled face that
-      no sure box overlaps by at least `overlap` becomes an ignore region, because the two disagree; ignore regions stay.
+    - `"replace"`: the teacher gives the targets. Its sure boxes become the faces, its half-sure ones ignore regions, but for those that an
+      ignore region covers; a labelled face that no sure box overlaps by at least `overlap` becomes an ignore region, because the two
+      disagree; ignore regions stay.
 
     Attributes:
         detections: a prediction tree in WIDER FACE's format, or an `.npz` file with `photos` (names), `start` (photo i owns the rows
@@ -54,6 +56,7 @@ class Teacher:
     overlap: float = 0.4
 
     def __post_init__(self) -> None:
+        checked.choices(self, where="teacher")
         if not self.half <= self.sure:
             raise SpecError(f"teacher: half must not be above sure, but {self.half} is above {self.sure}")
         if not 0 < self.overlap <= 1:
