@@ -1,5 +1,7 @@
 """The region loss on grids small enough to compute by hand."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -114,6 +116,17 @@ def test_yolov2_draws_boxes_to_their_anchors_at_first() -> None:
     assert region_loss(g, *none, YOLO, 16, options, seen=99).box > 0 == region_loss(g, *none, YOLO, 16, options, seen=100).box
 
 
+def test_yolov2_draws_no_box_to_its_anchor_that_answers_for_a_face() -> None:
+    torch.manual_seed(2)
+    g, face = torch.randn(1, 12, 4, 4), one([30.0, 14.0, 50.0, 34.0])  # the first anchor answers, at row 1 and column 2
+    options = LossOptions(style="yolov2", prior_photos=100)
+    early, late = (region_loss(g, *face, YOLO, 16, options, seen=seen).box for seen in (99, 100))
+    v = g.view(2, 6, 4, 4)
+    drawn = (YOLO.centre_scale * (v[:, :2].sigmoid() - 0.5)) ** 2 + v[:, 2:4] ** 2
+    drawn[0, :, 1, 2] = 0
+    torch.testing.assert_close(early - late, 0.01 * drawn.sum() / 2)
+
+
 def test_at_most_so_many_faces() -> None:
     boxes = torch.tensor([[[5.0, 5, 25, 25], [35, 5, 55, 25], [5, 35, 25, 55]]])
     kinds = torch.full((1, 3), FACE, dtype=torch.uint8)
@@ -140,3 +153,58 @@ def test_generalized_iou_by_hand() -> None:
     assert iou.item() == pytest.approx(1 / 3) and giou.item() == pytest.approx(1 / 3)  # the hull has no empty part
     _, apart = generalized_iou(torch.tensor([[0.0, 0, 1, 1]]), torch.tensor([[2.0, 0, 3, 1]]))
     assert apart.item() == pytest.approx(-1 / 3)
+
+
+def cost(target: float, focal: float = 1.5) -> float:
+    """Of a prediction that says 1/4: cross entropy times `|target - p|^focal`."""
+    return -(target * math.log(1 / 4) + (1 - target) * math.log(3 / 4)) * abs(target - 1 / 4) ** focal
+
+
+def loss_of_a_near_miss(head: HeadSpec, options: LossOptions) -> float:
+    """On 2 x 2 cells every box is its anchor and every objectness 1/4; one face of 30 pixels stands in the middle of a cell.
+
+    That cell's small anchor answers with an IoU (and generalized IoU) of 20^2 / 30^2 = 4/9, its large one has 30^2 / 60^2 = 1/4.
+    """
+    return region_loss(grid(-math.log(3), 2, 2), *one([9, -7, 39, 23]), head, 16, options).total.item()
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("box", 2.0, 2 * 5 / 9 + cost(1 / 2) + 7 * cost(0)),
+        ("box", 0.5, 0.5 * 5 / 9 + cost(1 / 2) + 7 * cost(0)),
+        ("focal", 0.0, 2 * 5 / 9 + cost(1 / 2, 0) + 7 * cost(0, 0)),
+        ("focal", 0.5, 2 * 5 / 9 + cost(1 / 2, 0.5) + 7 * cost(0, 0.5)),
+        ("shape_iou", 0.3, 2 * 5 / 9 + cost(1 / 2) + 7 * cost(0)),
+        ("shape_iou", 0.2, (2 * (5 / 9 + 3 / 4) + 2 * cost(1 / 2) + 6 * cost(0)) / 2),  # the large anchor answers, too
+        ("objectness_floor", 0.0, 2 * 5 / 9 + cost(4 / 9) + 7 * cost(0)),
+        ("objectness_floor", 0.75, 2 * 5 / 9 + cost(3 / 4) + 7 * cost(0)),
+        ("hit_iou", 0.4, 2 * 5 / 9 + cost(1) + 7 * cost(0)),
+        ("hit_iou", 0.5, 2 * 5 / 9 + cost(0) + 7 * cost(0)),
+        ("free_iou", 0.3, 2 * 5 / 9 + cost(1 / 2) + 7 * cost(0)),
+        ("free_iou", 0.2, 2 * 5 / 9 + cost(1 / 2) + 3 * cost(0)),  # the large anchors of all four cells overlap it by more
+    ],
+)
+def test_a_near_miss_costs_in_iou_style_what_each_option_says(option: str, value: float, expected: float) -> None:
+    assert loss_of_a_near_miss(HEAD, LossOptions(**{option: value})) == pytest.approx(expected, rel=1e-5)
+
+
+SQUARES = (2 - 30**2 / 32**2) * 2 * math.log(30 / 20) ** 2
+"""Of the near miss's width and height, weighed by its size; its centre is exact."""
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "expected"),
+    [
+        ("rescore", True, SQUARES + 5 * (4 / 9 - 1 / 4) ** 2 + 7 / 16),
+        ("rescore", False, SQUARES + 5 * (1 - 1 / 4) ** 2 + 7 / 16),
+        ("coord", 0.0, 5 * (4 / 9 - 1 / 4) ** 2 + 7 / 16),
+        ("coord", 3.0, 3 * SQUARES + 5 * (4 / 9 - 1 / 4) ** 2 + 7 / 16),
+        ("object", 1.0, SQUARES + (4 / 9 - 1 / 4) ** 2 + 7 / 16),
+        ("no_object", 0.0, SQUARES + 5 * (4 / 9 - 1 / 4) ** 2),
+        ("no_object", 2.0, SQUARES + 5 * (4 / 9 - 1 / 4) ** 2 + 2 * 7 / 16),
+        ("free_iou", 0.2, SQUARES + 5 * (4 / 9 - 1 / 4) ** 2 + 3 / 16),
+    ],
+)
+def test_a_near_miss_costs_in_yolov2_style_what_each_option_says(option: str, value: float, expected: float) -> None:
+    assert loss_of_a_near_miss(YOLO, LossOptions(style="yolov2", **{option: value})) == pytest.approx(expected / 2, rel=1e-5)

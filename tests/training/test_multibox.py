@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -32,12 +35,12 @@ def match_slowly(overlap: np.ndarray, low: float, match: float, sure: float) -> 
     return result
 
 
-@given(st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**32 - 1))
-def test_matching_is_the_published_one(faces: int, anchors: int, seed: int) -> None:
+@given(st.integers(1, 5), st.integers(1, 40), st.integers(0, 2**32 - 1), st.sampled_from([(0.1, 0.35, 0.5), (0.3, 0.7, 0.9)]))
+def test_matching_is_the_published_one(faces: int, anchors: int, seed: int, ious: tuple[float, float, float]) -> None:
     overlap = np.random.default_rng(seed).random((faces, anchors), np.float32) ** 2
-    options = MultiboxOptions()
-    expected = match_slowly(overlap, options.low, options.match, options.sure)
-    assert match_anchors(torch.from_numpy(overlap), options).tolist() == expected
+    low, match, sure = ious
+    options = MultiboxOptions(low=low, match=match, sure=sure)
+    assert match_anchors(torch.from_numpy(overlap), options).tolist() == match_slowly(overlap, low, match, sure)
 
 
 def levels_of(side: int) -> list[Level]:
@@ -83,6 +86,52 @@ def test_a_photo_without_faces_is_learned_from() -> None:
         options = MultiboxOptions(negatives=negatives)  # type: ignore[arg-type]
         _, classes = gradient(levels_of(64), [[0.0, 0.0, 0.0, 0.0]], [0], options)
         assert (classes[1] > 0).sum() >= 3 and not (classes[1] < 0).any()
+
+
+def hard(*probabilities: float) -> float:
+    """Cross entropy of the right classes' probabilities."""
+    return -sum(math.log(p) for p in probabilities)
+
+
+def focal(alpha: float, gamma: float) -> float:
+    """The one face is found with .8; the others' faces, which are none, with .1, .4 and .2."""
+    background = sum(p**gamma * hard(1 - p) for p in (0.1, 0.4, 0.2))
+    return alpha * (1 - 0.8) ** gamma * hard(0.8) + (1 - alpha) * background
+
+
+BOX = 0.5 * 0.5**2 + (2 - 0.5)
+"""Smooth L1 of an error of .5 and one of 2."""
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"negative_ratio": 1}, BOX + hard(0.8, 0.6)),
+        ({"negative_ratio": 2}, BOX + hard(0.8, 0.6, 0.8)),
+        ({"negative_ratio": 3}, BOX + hard(0.8, 0.6, 0.8, 0.9)),
+        ({"ignore_overlap": 0.3}, BOX + hard(0.8, 0.6, 0.8, 0.9)),
+        ({"ignore_overlap": 0.22}, BOX + hard(0.8, 0.6, 0.8)),
+        ({"box": 0.0}, hard(0.8, 0.6, 0.8, 0.9)),
+        ({"box": 2.0}, 2 * BOX + hard(0.8, 0.6, 0.8, 0.9)),
+        ({"negatives": "focal"}, BOX + focal(0.25, 2)),
+        ({"negatives": "focal", "alpha": 0.6}, BOX + focal(0.6, 2)),
+        ({"negatives": "focal", "gamma": 0.5}, BOX + focal(0.25, 0.5)),
+        ({"negatives": "focal", "gamma": 0.0}, BOX + focal(0.25, 0)),
+    ],
+    ids=str,
+)
+def test_four_anchors_cost_what_each_option_says(options: dict[str, Any], expected: float) -> None:
+    """2 x 2 cells of the finest level, where the first anchor is the face and, by a high `match`, the only one that answers.
+
+    A region to ignore has 4 x 20 of the second anchor's 16 x 20 pixels and 4 x 16 of the fourth's.
+    """
+    face = torch.tensor([0.8, 0.1, 0.4, 0.2])
+    location = torch.zeros(1, 4, 2, 2)
+    location[0, :, 0, 0] = torch.tensor([0.5, 0.0, 0.0, -2.0])
+    level = Level(location, torch.stack([1 - face, face]).log().view(1, 2, 2, 2))
+    boxes = torch.tensor([[[-6.0, -8.0, 10.0, 12.0], [10.0, -8.0, 30.0, 12.0]]])
+    losses = multibox_loss([level], boxes, torch.tensor([[FACE, IGNORE]]), MultiboxOptions(low=0.9, match=0.9, **options))
+    assert losses.total.item() == pytest.approx(expected, rel=1e-5)
 
 
 def test_it_learns_one_photo_by_heart() -> None:

@@ -61,7 +61,7 @@ class LossOptions:
 
 @dataclass(frozen=True)
 class Losses:
-    """Scalars: the total to minimize, and its parts for the log."""
+    """Scalars: the total to minimize, and for the log its parts (the boxes' without the weight `box`)."""
 
     total: Tensor
     box: Tensor

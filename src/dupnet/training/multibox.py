@@ -27,7 +27,7 @@ class MultiboxOptions:
     """Attributes:
     negatives: `"hard"`: the hardest anchors without a face, `negative_ratio` for each with one; `"focal"`: all, with a focal weight.
     negative_ratio: see there.
-    alpha, gamma: of the focal weight, `alpha (1 - p)^gamma` for faces.
+    alpha, gamma: of the focal weight, `alpha (1 - p)^gamma` for faces and `(1 - alpha) p^gamma` for the rest.
     low, match, sure: the three IoUs of the matching (`match_anchors`).
     ignore_overlap: anchors with more than this share of their area in one ignore region are no negatives.
     box: weight of the boxes' loss.
