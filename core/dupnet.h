@@ -157,7 +157,7 @@ typedef struct dn_stage {
     uint8_t slope;              /* of the thresholds that are expected from the weights, while the file is decoded */
 } dn_stage;
 
-/* A packed file after all checks. Caller-owned, about 5 KB, trivially copyable; read-only. */
+/* A packed file after all checks. Caller-owned, about 4.3 KB, trivially copyable; read-only. */
 typedef struct dn_model {
     const struct dn_kernels *kernels;  /* private */
     const uint8_t *prepared;           /* private: memory given to dn_model_prepare, or NULL */

@@ -122,6 +122,22 @@ def test_wrong_calls_are_told(words: list[str], reason: str) -> None:
     assert done.exit_code == 2 and reason in " ".join(done.output.split())
 
 
+@pytest.mark.parametrize("written", [".", "tree", "tree/deeper"])
+def test_boxes_are_not_written_where_others_are_read(tmp_path: Path, tiny_wider: Path, written: str) -> None:
+    (tmp_path / "tree").mkdir()
+    words = ["evaluate", "dupnet-tinier-yolo", "--wider", str(tiny_wider), "--detections", f"others={tmp_path / 'tree'}"]
+    done = CliRunner().invoke(main, [*words, "--predictions", str(tmp_path / written)])
+    assert done.exit_code == 2 and "would write where --detections reads" in " ".join(done.output.split())
+    assert [path.name for path in tmp_path.rglob("*")] == ["tree"]
+
+
+def test_a_report_takes_no_other_files_place(tmp_path: Path, tiny_wider: Path) -> None:
+    mine = tmp_path / "mine.dnet"
+    mine.write_bytes(b"mine")
+    done = CliRunner().invoke(main, ["evaluate", "dupnet-tinier-yolo", "--wider", str(tiny_wider), "--report", str(mine)])
+    assert done.exit_code == 1 and "its name ends in .html" in done.output and mine.read_bytes() == b"mine"
+
+
 def test_an_fddb_outcome_agrees_with_its_curve() -> None:
     from dupnet.data.fddb import FddbPhoto
     from dupnet.evaluation import fddb

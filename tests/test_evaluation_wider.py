@@ -224,6 +224,7 @@ def test_photos_are_not_kept(own_wider: Path, monkeypatch: pytest.MonkeyPatch) -
     ("table", "reason"),
     [
         ({}, "difficulty of the faces in 0--Discs/0.png is not known"),
+        ({"0--Discs/0.png": dict.fromkeys(wider.LEVELS, [0.5])}, "cannot be read: TypeError"),
         (
             {f"0--Discs/{n}.png": {"easy": [5], "medium": [], "hard": []} for n in range(8)},
             "2 faces are labelled, but easy are those from 5",

@@ -90,6 +90,8 @@ def test_a_sensitivity_file_that_does_not_fit_is_refused(tmp_path: Path) -> None
 
 def test_the_program_writes_a_spec_that_loads(tmp_path: Path) -> None:
     out = tmp_path / "mine.toml"
+    refused = CliRunner().invoke(main, ["search", "--weights-kb", "37", "--out", str(tmp_path / "mine.txt")])
+    assert refused.exit_code == 2 and "ends in .toml" in " ".join(refused.output.split())
     done = CliRunner().invoke(main, ["search", "--weights-kb", "37", "--out", str(out)], catch_exceptions=False)
     assert done.exit_code == 0 and "36.90 KB of weights" in done.output and "Conv7    256 filters 3x3  4 weight copies" in done.output
     assert zoo.get(str(out)).layers == zoo.get("dupnet-tinier-yolo").layers

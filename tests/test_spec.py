@@ -73,6 +73,7 @@ def test_a_long_name_is_cut_and_stays_its_own() -> None:
         ("tinier-yolo:conv2.colour=3", "no field 'colour' there; there are filters"),
         ("tinier-yolo:conv2.filters=2.5", "filters must be an integer, not 2.5"),
         ("tinier-yolo:conv2.filters=1.2.3", "no number"),
+        (f"tinier-yolo:conv{'9' * 5000}.filters=3", "conv9"),
         ("tinier-yolo:default_size_px=60.5", "default_size_px must be a whole number"),
         ("tinier-yolo:conv7.weight_copies=3", "not a multiple of 3 weight copies"),
         ("nonsense:conv7.weight_copies=3", "no model 'nonsense'"),

@@ -117,7 +117,8 @@ def _unreadable(name: str, error: Exception) -> ImageError:
     if isinstance(error, MemoryError):
         return ImageError(f"{name}: does not fit into the memory that is free")
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-    return ImageError(f"{name}: cannot be read, perhaps damaged: {reason}")
+    guess = "" if isinstance(error, PermissionError) else ", perhaps damaged"
+    return ImageError(f"{name}: cannot be read{guess}: {reason}")
 
 
 def _to_rgb(image: Image.Image, *, is_16_bit: bool) -> Image.Image:

@@ -391,7 +391,7 @@ def derive(spec: ModelSpec, changes: str) -> ModelSpec:
 
 
 def _changed(spec: ModelSpec, change: str) -> ModelSpec:
-    match = re.fullmatch(r"(?:conv(\d+)(?:-(\d+))?\.|(head\.)?)([a-z_]+)=([0-9.]+)", change)
+    match = re.fullmatch(r"(?:conv(\d{1,20})(?:-(\d{1,20}))?\.|(head\.)?)([a-z_]+)=([0-9.]+)", change)
     if not match:
         raise SpecError(f"cannot read the change {change!r}; expected one such as conv6-8.weight_copies=4 or head.centre_scale=1")
     first, last, head, field, text = match.groups()

@@ -32,7 +32,7 @@ def _paths(_: click.Context, __: click.Parameter, names: tuple[str, ...]) -> tup
 
 
 @click.command()
-@click.argument("photos", nargs=-1, required=True, type=click.Path(), callback=_paths, metavar="PHOTO...")
+@click.argument("photos", nargs=-1, required=True, type=click.Path(readable=False), callback=_paths, metavar="PHOTO...")
 @click.option("--draw", type=click.Path(path_type=Path), metavar="OUT", help="Draw the boxes: a file for one photo, a folder for more.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a photo: {photo, faces: [{box, score}]}.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print CSV: photo,x1,y1,x2,y2,score.")

@@ -119,9 +119,11 @@ def command(
     if predictions and len(models) != 1:
         raise click.UsageError(f"--predictions needs one MODEL, not {len(models)}")
     _check_pictures(report, plots, detectors=len(models) + len(files))
+    read = [_files(text) for text in files]
     if predictions:
+        _check_apart(predictions, read)
         predictions.mkdir(parents=True, exist_ok=True)
-    contenders = _distinct([_model(model, sizes, flip, vote, score, iou, threads) for model in models] + [_files(text) for text in files])
+    contenders = _distinct([_model(model, sizes, flip, vote, score, iou, threads) for model in models] + read)
     benchmark = open_fddb(fddb) if fddb else open_wider(wider or Path(), split or "val")
     results = [_measure(contender, benchmark, predictions) for contender in contenders]
     if as_json:
@@ -139,6 +141,14 @@ def command(
             drawing.save(outcomes, path, title=benchmark.title)
     if report:
         _write_report(report, results, outcomes, benchmark)
+
+
+def _check_apart(predictions: Path, read: Sequence[Contender]) -> None:
+    """Boxes are not written where others are read from."""
+    for place in (contender.source for contender in read if isinstance(contender.source, Path)):
+        mine, theirs = predictions.resolve(), place.resolve()
+        if mine.is_relative_to(theirs) or theirs.is_relative_to(mine):
+            raise click.UsageError(f"--predictions {predictions} would write where --detections reads, {place}")
 
 
 def _check_pictures(report: Path | None, plots: Sequence[Path], *, detectors: int) -> None:
@@ -161,6 +171,8 @@ def _check_pictures(report: Path | None, plots: Sequence[Path], *, detectors: in
             raise DataError(f"{path}: the folder {path.parent} does not exist")
         if path.exists() and not path.is_file():
             raise DataError(f"{path}: exists and is no ordinary file")
+    if report and report.suffix not in (".html", ".htm"):
+        raise DataError(f"{report}: a report is a page, so its name ends in .html")
 
 
 def _model(model: str, sizes: tuple[int, ...], flip: bool, vote: bool, score: float, iou: float | None, threads: int) -> Contender:

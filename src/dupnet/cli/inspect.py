@@ -116,7 +116,7 @@ def _memory(model: str, size_hw: tuple[int, int], photo_hw: tuple[int, int] | No
         click.echo(f"\n{by_rows}")
     decoded = len(core.decoded)
     click.echo(
-        f"\nNot counted: the photo, the packed file, its description (about 5 KB) and what is decoded of it ({decoded:,} bytes), the boxes."
+        f"\nNot counted: the photo, the packed file, its description (4.3 KB) and what is decoded of it ({decoded:,} bytes), the boxes."
     )
 
 

@@ -42,6 +42,8 @@ def command(
     from dupnet import search as rule
     from dupnet.spec import to_dict, to_toml
 
+    if out and out.suffix != ".toml":
+        raise click.BadParameter(f"a spec's name ends in .toml, {out} does not", param_hint="--out")
     start = zoo.get(base)
     costs = rule.read_sensitivity(sensitivity, start) if sensitivity else None
     found = rule.search(start, rule.Budget(weights_kb, macs, maps_kb, size), name=name, sensitivity=costs)

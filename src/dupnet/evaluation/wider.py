@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -261,7 +262,7 @@ def read_difficulty(root: str | Path, split: str = "val") -> Difficulty:
     if path.exists():
         try:
             table = json.loads(path.read_text(encoding="utf-8"))
-            return {photo: {level: [int(i) for i in levels[level]] for level in LEVELS} for photo, levels in table.items()}
+            return {photo: {level: [operator.index(i) for i in levels[level]] for level in LEVELS} for photo, levels in table.items()}
         except (OSError, ValueError, TypeError, AttributeError, KeyError) as error:
             raise DataError(f"{path}: cannot be read: {type(error).__name__}: {error}") from None
     mats = {level: _find(root, f"wider_{level}_{split}.mat") for level in LEVELS}
