@@ -1,7 +1,7 @@
 """Whether a training repeats a curve: two of the `metrics.csv` that `dupnet train` writes, row by row.
 
-    dupnet train mean-portrait --data FACES --cache cache --compile --precision mixed --start-from models/mean-portrait.pt --stop-at 260
-    python benchmarks/same_curve.py models/curves/mean-portrait.csv runs/mean-portrait/metrics.csv
+    dupnet train mean-close-up --data FACES --cache cache --compile --precision mixed --start-from models/mean-close-up.pt --stop-at 260
+    python benchmarks/same_curve.py models/curves/mean-close-up.csv runs/mean-close-up/metrics.csv
 
 Equal are all numbers but the times. Where they are not, as with other sums of floats (another CPU, number of threads or precision), the
 mean difference of each column over the common rows tells, with its standard error: the crops are the same, so noise is what is left.
