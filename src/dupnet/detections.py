@@ -59,7 +59,8 @@ class Detections:
     Attributes:
         xyxy: `(n, 4) float32`, x1 y1 x2 y2 in pixels of the photo.
         scores: `(n,) float32`, descending, in [0, 1] if they are of a detector from here; ties keep the order in which they were given.
-        image: the photo, `(h, w, 3) uint8` RGB, if it is at hand; `plot` and `crops` need it.
+        image: the photo, `(h, w, 3) uint8` RGB, if it is at hand; `plot` and `crops` need it. An array that
+            was given to `detect` is not copied: copy one that you will write to.
 
     Example:
         >>> faces = Detections([[8, 8, 40, 48], [50, 9, 60, 22]], [0.6, 0.9])

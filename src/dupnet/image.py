@@ -29,7 +29,8 @@ SUFFIXES = frozenset(".avif .bmp .gif .jfif .jpeg .jpg .jp2 .pgm .png .pnm .ppm 
 
 
 def find(path: str | os.PathLike[str]) -> list[Path]:
-    """The photos in a folder and in the folders below it, sorted; hidden ones are left out. Any other path stands for itself."""
+    """The photos in a folder and in the folders below it, sorted; hidden ones are left out, and links to folders not
+    followed. Any other path stands for itself."""
     root = Path(path)
     if not root.is_dir():
         return [root]

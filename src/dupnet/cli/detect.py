@@ -62,7 +62,8 @@ def command(
     vote: bool,
     threads: int,
 ) -> None:
-    """Find faces in each PHOTO: a file, or a folder, which is searched with the folders below it.
+    """Find faces in each PHOTO: a file, or a folder, which is searched with the folders below it (links to folders
+    are not followed).
 
     Prints one line a face: the photo, the box x1 y1 x2 y2 in its pixels, the score. A photo that cannot be read, or
     whose drawing cannot be written, is reported and the others go on; the exit code is then 1.
