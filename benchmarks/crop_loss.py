@@ -15,13 +15,11 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from dupnet.data import wider
-from dupnet.data.photos import Photos
 from dupnet.nn import checkpoint
 from dupnet.training import recipe as recipes
 from dupnet.training.detectors import compute_loss
 from dupnet.training.targets import Crops, batches
-from dupnet.training.teacher import relabel
+from dupnet.training.teacher import taught_photos
 
 BATCH, SEED = 16, 1_000_000
 
@@ -30,13 +28,11 @@ BATCH, SEED = 16, 1_000_000
 def losses(paths: list[Path], recipe: recipes.Recipe, data: Path, cache: Path | None, steps: int) -> dict[Path, list[float]]:
     """The loss of each of `steps` batches, by network."""
     networks = {path: checkpoint.load(path).eval() for path in paths}
-    samples, images = wider.split(data, "train")
-    photos = Photos(relabel(samples, recipe.teacher, data), images, cache)
-    crops = Crops(photos, recipe.augmentation, SEED, recipe.weights)
+    crops = Crops(taught_photos(data, recipe.teacher, cache), recipe.augmentation, SEED, recipe.weights)
     found: dict[Path, list[float]] = {path: [] for path in paths}
-    for pixels, boxes, kinds in tqdm(batches(crops, batch=BATCH, first_step=0, last_step=steps, workers=1), total=steps, unit="batch"):
+    for images, boxes, kinds in tqdm(batches(crops, batch=BATCH, first_step=0, last_step=steps, workers=1), total=steps, unit="batch"):
         for path, network in networks.items():
-            found[path].append(float(compute_loss(recipe, network(pixels), boxes, kinds, seen=1 << 60).total))
+            found[path].append(float(compute_loss(recipe, network(images), boxes, kinds, seen=1 << 60).total))
     return found
 
 

@@ -63,24 +63,18 @@ def test_other_weights_to_start_from_are_another_run(faces: Path, tmp_path: Path
     assert len(set(keys)) == 4 and runs.keyed(start, faces)[0] == keys[-1]
 
 
-def test_other_labels_of_val_are_other_scores(faces: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("changed", ["labels", "photos"])
+def test_another_val_is_other_scores(faces: Path, tmp_path: Path, changed: str) -> None:
     shutil.copytree(faces, tmp_path / "data")
     names = []
     for _ in range(2):
         runs._val_key.cache_clear()
         names.append(runs.wider_file(tmp_path, tmp_path / "data", 96))
-        path = tmp_path / "data" / "wider_face_split" / "val_difficulty.json"
-        path.write_text(path.read_text().replace('"hard": [0', '"hard": [1'))
-    assert names[0] != names[1]
-
-
-def test_fewer_photos_of_val_are_other_scores(faces: Path, tmp_path: Path) -> None:
-    shutil.copytree(faces, tmp_path / "data")
-    names = []
-    for _ in range(2):
-        runs._val_key.cache_clear()
-        names.append(runs.wider_file(tmp_path, tmp_path / "data", 96))
-        next(path for path in sorted((tmp_path / "data" / "WIDER_val").rglob("*")) if path.is_file()).unlink()
+        if changed == "labels":
+            path = tmp_path / "data" / "wider_face_split" / "val_difficulty.json"
+            path.write_text(path.read_text().replace('"hard": [0', '"hard": [1'))
+        else:
+            next(path for path in sorted((tmp_path / "data" / "WIDER_val").rglob("*")) if path.is_file()).unlink()
     assert names[0] != names[1]
 
 

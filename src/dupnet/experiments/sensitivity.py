@@ -21,7 +21,6 @@ import torch
 
 from dupnet import cost, zoo
 from dupnet.data import wider
-from dupnet.data.photos import Photos
 from dupnet.errors import CheckpointError, DupnetError, SpecError
 from dupnet.evaluation import wider as wider_protocol
 from dupnet.experiments import runs
@@ -32,7 +31,7 @@ from dupnet.training import loop
 from dupnet.training import recipe as recipes
 from dupnet.training.recipe import Recipe
 from dupnet.training.targets import Crops, batches
-from dupnet.training.teacher import relabel
+from dupnet.training.teacher import taught_photos
 
 HELD_OUT = 20
 """One training photo in so many is never trained on; the points are measured on them."""
@@ -245,14 +244,8 @@ def _measure_point(settings: Settings, run: loop.Run, point: Point, start: Netwo
 
 
 def _held_out_loss(network: Network, recipe: Recipe, run: loop.Run) -> float:
-    samples, images = wider.split(run.data, "train")
-    crops = Crops(
-        Photos(relabel(samples, recipe.teacher, run.data), images, run.cache),
-        recipe.augmentation,
-        recipe.seed,
-        recipe.weights,
-        held_out=-HELD_OUT,
-    )
+    photos = taught_photos(run.data, recipe.teacher, run.cache)
+    crops = Crops(photos, recipe.augmentation, recipe.seed, recipe.weights, held_out=-HELD_OUT)
     stream = batches(crops, batch=recipe.batch, first_step=0, last_step=LOSS_BATCHES, workers=run.workers)
     return runs.loss_of(network, recipe, stream)
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from dupnet import head as grid_head
 from dupnet.errors import SpecError
 from dupnet.spec import HeadSpec
-from dupnet.training.loss import decode, generalized_iou, mean_over_processes
+from dupnet.training.loss import decode, divisor, generalized_iou
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ def distillation_loss(grid: Tensor, teachers: Tensor, head: HeadSpec, stride: in
     targets, t = decode(teachers.detach(), head, stride)
     logits, p = v[..., grid_head.OBJECTNESS], t[..., grid_head.OBJECTNESS].sigmoid()
     sure = p * (p >= options.sure)
-    faces = max(mean_over_processes(float(sure.sum()), sure.device), 1.0)
+    faces = divisor(float(sure.sum()), sure.device)
     focal = (p - logits.detach().sigmoid()).abs() ** options.focal
     objectness = (F.binary_cross_entropy_with_logits(logits, p, reduction="none") * focal).sum() / faces
     at = sure.nonzero(as_tuple=True)

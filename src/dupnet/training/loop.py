@@ -25,7 +25,6 @@ from tqdm import tqdm
 
 from dupnet import checked
 from dupnet.data import wider
-from dupnet.data.photos import Photos
 from dupnet.errors import CheckpointError, DupnetError, SpecError
 from dupnet.files import keys_of
 from dupnet.nn import checkpoint, mixed
@@ -40,7 +39,7 @@ from dupnet.training.metrics import Metrics
 from dupnet.training.recipe import Recipe
 from dupnet.training.rendering import Renderer, can_render
 from dupnet.training.targets import Crops, batches
-from dupnet.training.teacher import located, relabel
+from dupnet.training.teacher import located, taught_photos
 
 REESTIMATION_BATCHES = 240
 """The batch norms of the averaged weights are estimated on so many batches, or on as many as the run had steps. With 60 batches of 16
@@ -208,11 +207,10 @@ class Trainer:
         self.average = {name: tensor.clone() for name, tensor in self.network.state_dict().items()} if recipe.ema else {}
         self.optimizer = make_optimizer(self.network, recipe)
         self.step = 0
-        samples, images = wider.split(run.data, "train")
         self.data = wider.annotations_key(run.data, "train")
         if self.rank > 0:  # the first process decodes into the cache, the others wait and find it done
             dist.barrier()
-        photos = Photos(relabel(samples, recipe.teacher, run.data), images, run.cache)
+        photos = taught_photos(run.data, recipe.teacher, run.cache)
         self.files = keys_of(distillation=recipe.distillation.network, teacher=located(recipe.teacher, run.data))
         if self.rank == 0 and self.world > 1:
             dist.barrier()

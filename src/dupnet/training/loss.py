@@ -173,14 +173,14 @@ def _match(shape: torch.Size, boxes: Tensor, face: Tensor, anchors: Tensor, stri
     return _Matches((photo[which], row[which], column[which], anchor), truth[which])
 
 
-def mean_over_processes(count: float, device: torch.device) -> float:
-    """What each process divides its sum of losses by: gradients are averaged over the processes, so no face weighs more because its process
-    saw few."""
-    if not (dist.is_available() and dist.is_initialized()):
-        return count
-    total = torch.tensor(count, device=device)
-    dist.all_reduce(total)
-    return total.item() / dist.get_world_size()
+def divisor(count: float, device: torch.device) -> float:
+    """What each process divides its sum of losses by, at least 1: the mean count of all processes, whose gradients are averaged, so that no
+    face weighs more because its process saw few."""
+    if dist.is_available() and dist.is_initialized():
+        total = torch.tensor(count, device=device)
+        dist.all_reduce(total)
+        count = total.item() / dist.get_world_size()
+    return max(count, 1.0)
 
 
 def _mean(iou: Tensor) -> Tensor:
@@ -200,7 +200,7 @@ def _iou_loss(predicted: Tensor, v: Tensor, background: Tensor, matches: _Matche
     logits = v[..., grid_head.OBJECTNESS]
     focal = (target - logits.detach().sigmoid()).abs() ** options.focal
     objectness = (F.binary_cross_entropy_with_logits(logits, target, reduction="none") * weight * focal).sum()
-    share = max(mean_over_processes(float(len(iou)), iou.device), 1.0)
+    share = divisor(float(len(iou)), iou.device)
     box, objectness = (1 - giou).sum() / share, objectness / share
     return Losses(options.box * box + objectness, box.detach(), objectness.detach(), _mean(iou))
 

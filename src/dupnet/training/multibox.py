@@ -19,7 +19,7 @@ from dupnet.errors import SpecError
 from dupnet.head import LOG_SIZE_MAX
 from dupnet.nn import eresfd
 from dupnet.nn.eresfd import Level
-from dupnet.training.loss import Losses, area, generalized_iou, intersection, mean_over_processes
+from dupnet.training.loss import Losses, area, divisor, generalized_iou, intersection
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ def multibox_loss(levels: list[Level], boxes: Tensor, kinds: Tensor, options: Mu
     positive = found >= 0
     photo, anchor = positive.nonzero(as_tuple=True)
     truth = boxes[photo, found[photo, anchor]]
-    share = max(mean_over_processes(float(len(photo)), location.device), 1.0)
+    share = divisor(float(len(photo)), location.device)
     box = F.smooth_l1_loss(location[photo, anchor], encode(truth, anchors[anchor]), reduction="sum") / share
 
     surprise = F.cross_entropy(classes.transpose(1, 2), positive.long(), reduction="none")

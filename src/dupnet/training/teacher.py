@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dupnet import checked
+from dupnet.data import wider
+from dupnet.data.photos import Photos
 from dupnet.data.sample import Sample
 from dupnet.detections import iou
 from dupnet.errors import DataError, SpecError
@@ -61,6 +63,16 @@ class Teacher:
             raise SpecError(f"teacher: half must not be above sure, but {self.half} is above {self.sure}")
         if not 0 < self.overlap <= 1:
             raise SpecError(f"teacher: overlap must be above 0 and at most 1, not {self.overlap}")
+
+
+def taught_photos(data: Path, teacher: Teacher, cache: Path | None) -> Photos:
+    """The training photos of a photo set with the teacher's boxes (`relabel`), decoded into `cache` first unless it is None.
+
+    Raises:
+        DataError: annotations, a photo or the teacher's file cannot be read, or do not fit together.
+    """
+    samples, images = wider.split(data, "train")
+    return Photos(relabel(samples, teacher, data), images, cache)
 
 
 def relabel(samples: Sequence[Sample], teacher: Teacher, data: Path) -> list[Sample]:
