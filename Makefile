@@ -15,7 +15,7 @@ demo: $(VENV)/installed
 	@echo "The photos with boxes are in the folder demo."
 
 test: $(VENV)/installed-dev
-	$(VENV)/bin/python -m pytest -q
+	$(VENV)/bin/python -m pytest -q -n auto --maxprocesses 8
 
 test-slow: $(VENV)/installed-dev
 	$(VENV)/bin/python -m pytest -q -s -m slow
