@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dupnet.data.augmentation import FACE, IGNORE, Augmentation, _anchored, cut, join, render, shown, smoothed
+from dupnet.data.augmentation import FACE, IGNORE, Augmentation, _anchored, cut, join, render, shown
 from dupnet.data.sample import Sample
 from dupnet.errors import SpecError
 from dupnet.training import recipe as recipes
@@ -161,30 +161,6 @@ def test_most_crops_are_not_worn_and_noise_is_only_in_the_photo() -> None:
         assert not crop.any()
 
 
-@pytest.mark.parametrize("deviation", [0.5**0.5, 1.0, 2.0])
-def test_smoothing_is_a_blur_of_that_deviation(deviation: float) -> None:
-    line = np.zeros((41, 41, 3), np.uint8)
-    line[:, 20] = 255
-    profile = smoothed(line, round(2 * deviation**2))[20, :, 1].astype(float)
-    places = np.arange(41) - 20
-    assert profile.sum() == pytest.approx(255, abs=4) and (profile * places).sum() == 0
-    assert (profile * places**2).sum() / profile.sum() == pytest.approx(deviation**2, rel=0.05)
-    assert np.array_equal(smoothed(line.transpose(1, 0, 2), 3), smoothed(line, 3).transpose(1, 0, 2)), "rows as columns"
-    assert (smoothed(np.full((3, 1, 3), 77, np.uint8), 9) == 77).all(), "nothing dark comes in from outside"
-
-
-def test_worn_crops_are_blurred_as_far_as_the_recipe_says() -> None:
-    photo, sample = marked(3)
-    how = replace(PLAIN, worn=0.5, noise=0, blur=1.5)
-    cuts = [cut(*photo.shape[:2], sample, how, np.random.default_rng(seed)) for seed in range(400)]
-    times = [decided.blur for decided in cuts]
-    assert set(times) == {0, 1, 2, 3, 4} and 230 < times.count(0) < 310, "half are not worn, and a third of the worn stay sharp"
-    assert not any(cut(*photo.shape[:2], sample, replace(how, blur=0), np.random.default_rng(seed)).blur for seed in range(20))
-    sharp = next(decided for decided in cuts if decided.blur == 4)
-    edges = [np.abs(np.diff(render(photo, replace(sharp, blur=blur)).astype(float), axis=1)).max() for blur in (0, 4)]
-    assert edges[1] < 0.7 * edges[0]
-
-
 def test_a_mosaic_moves_boxes_with_its_parts() -> None:
     pixels = join([np.full((64, 64, 3), n, np.uint8) for n in range(4)])
     assert pixels.shape == (128, 128, 3) and pixels[0, 127, 0] == 1 and pixels[127, 0, 0] == 2
@@ -196,7 +172,7 @@ def test_a_mosaic_moves_boxes_with_its_parts() -> None:
 
 WRONG = [{"crop_px": 97}, {"crop_px": 130}, {"face_px": (0, 3)}, {"fit": (2, 1)}, {"flip": 2.0}, {"hue": 2.0}, {"exposure": 0.5}]
 WRONG += [{"zoom_max": 0.0}, {"zoom_max": -1.0}, {"small_px": -1.0}, {"anchors_px": (16.0, -5.0)}]
-WRONG += [{"worn": 1.5}, {"fade": -0.1}, {"noise": 300.0}, {"blur": 9.0}]
+WRONG += [{"worn": 1.5}, {"fade": -0.1}, {"noise": 300.0}]
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -19,7 +19,6 @@ VARIANTS = {
     "gray": Augmentation(crop_px=64, gray=1, mosaic=0),
     "mosaics": Augmentation(crop_px=128, mosaic=1, aspect=0.5),
     "worn": Augmentation(crop_px=96, worn=0.7, noise=40, gray=0.5),
-    "blurred": Augmentation(crop_px=96, worn=0.7, noise=10, blur=2.5, zoom_probability=0.5, fit=(0.3, 1)),
     "far away": Augmentation(crop_px=96, zoom_probability=0, fit=(0.05, 0.3)),
     "close": Augmentation(crop_px=96, zoom_probability=1, face_px=(100, 300), zoom_max=9, fit=(0.1, 1)),
 }

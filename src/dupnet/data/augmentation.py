@@ -44,9 +44,8 @@ class Augmentation:
         brightness, contrast, gain: largest relative change of each; gain is per colour channel.
         hue: largest shift of the hue, as a part of the colour circle.
         saturation, exposure: largest factor by which each is multiplied or divided (of HSV; 1 leaves it alone).
-        worn: probability that a crop looks as an old photo or a cheap camera's: with `fade`, `blur` and `noise`.
+        worn: probability that a crop looks as an old photo or a cheap camera's: with `fade` and `noise`.
         fade: largest share of its contrast that a worn crop loses, somewhere between black and white.
-        blur: largest standard deviation of a worn crop's blur.
         noise: largest standard deviation of a worn crop's noise, in levels of 255, the same in all channels.
     """
 
@@ -72,7 +71,6 @@ class Augmentation:
     exposure: float = 1.0
     worn: float = 0.0
     fade: float = 0.6
-    blur: float = 0.0
     noise: float = 14.0
 
     def __post_init__(self) -> None:
@@ -95,8 +93,6 @@ class Augmentation:
         for name in ("saturation", "exposure"):
             if not 1 <= getattr(self, name) <= 10:
                 raise SpecError(f"augmentation: {name} must be in [1, 10], not {getattr(self, name)}")
-        if not 0 <= self.blur <= 8:
-            raise SpecError(f"augmentation: blur must be in [0, 8], not {self.blur}")
         if not 0 <= self.noise <= 255:
             raise SpecError(f"augmentation: noise must be in [0, 255], not {self.noise}")
 
@@ -134,7 +130,6 @@ class Cut:
         colours: look-up table of each channel, `(3, 256) uint8`.
         hsv: the same for hue, saturation and value, used after it; or None.
         gray, flip: whether.
-        blur: how often `smooth` is applied.
         noise: its standard deviation, and the row and column of `grain` where it begins.
         boxes, kinds: `(n, 4) float32` x1 y1 x2 y2 clipped to the crop, and `(n,) uint8`, `FACE` or `IGNORE`.
     """
@@ -147,7 +142,6 @@ class Cut:
     hsv: NDArray[np.uint8] | None
     gray: bool
     flip: bool
-    blur: int
     noise: tuple[float, int, int]
     boxes: NDArray[np.float32]
     kinds: NDArray[np.uint8]
@@ -180,7 +174,7 @@ def cut(height: int, width: int, sample: Sample, how: Augmentation, rng: np.rand
     left, top, right, bottom = (int(v) for v in np.rint(np.clip([*offset, *(offset + size * scale_xy)], 0, side)))
     source = (np.array([left, top, right, bottom]) - np.tile(offset, 2)) / np.tile(scale_xy, 2)
     colours, hsv, gray = np.tile(np.arange(256, dtype=np.uint8), (3, 1)), None, False
-    blur, noise = 0, (0.0, 0, 0)
+    noise = (0.0, 0, 0)
     if right > left and bottom > top:
         colours = _colours(how, rng)
         if how.turns_colours:
@@ -190,14 +184,12 @@ def cut(height: int, width: int, sample: Sample, how: Augmentation, rng: np.rand
             colours = _faded(how, rng)[colours]
             deviation, (row, column) = rng.uniform(0, how.noise), rng.integers(0, (GRAIN_PX, GRAIN_PX))
             noise = (deviation, int(row), int(column))
-            if how.blur:
-                blur = round(2 * rng.uniform(0, how.blur) ** 2)  # variances add up, and `smooth` has one of 1/2
     flip = rng.random() < how.flip
     if flip:
         boxes = boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], np.float32) + np.array([side, 0, side, 0], np.float32)
     margin = int(np.ceil(1 / scale_xy.min()) + 1)
     return Cut(
-        side, (left, top, right, bottom), np.clip(source, 0, np.tile(size, 2)), margin, colours, hsv, gray, flip, blur, noise, boxes, kinds
+        side, (left, top, right, bottom), np.clip(source, 0, np.tile(size, 2)), margin, colours, hsv, gray, flip, noise, boxes, kinds
     )
 
 
@@ -214,20 +206,8 @@ def render(photo: NDArray[np.uint8], cut: Cut) -> NDArray[np.uint8]:
             part = part.convert("HSV").point(cut.hsv.ravel().tolist()).convert("RGB")
         pixels = np.asarray(part)
         pixels = (pixels @ LUMA).astype(np.uint8)[:, :, None] if cut.gray else pixels
-        pixels = smoothed(pixels, cut.blur) if cut.blur else pixels
         crop[top:bottom, left:right] = noisy(pixels, cut.noise) if cut.noise[0] else pixels
     return crop[:, ::-1] if cut.flip else crop
-
-
-def smoothed(pixels: NDArray[np.uint8], times: int) -> NDArray[np.uint8]:
-    """`(h, w, channels)` blurred and rounded: so many times each row and column is averaged with its neighbours, which count half."""
-    image: NDArray[Any] = pixels.astype(np.float32)
-    for _ in range(times):
-        for axis in (0, 1):
-            after = np.arange(1, image.shape[axis] + 1).clip(max=image.shape[axis] - 1)
-            before = np.arange(-1, image.shape[axis] - 1).clip(min=0)
-            image = image / 2 + (image.take(before, axis) + image.take(after, axis)) / 4
-    return np.rint(image).astype(np.uint8)
 
 
 def noisy(pixels: NDArray[np.uint8], noise: tuple[float, int, int]) -> NDArray[np.uint8]:

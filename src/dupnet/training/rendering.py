@@ -12,7 +12,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from dupnet.data.augmentation import GRAIN_PX, LUMA, Augmentation, Cut, grain
@@ -83,11 +82,6 @@ class Renderer:
         gray = torch.tensor([cut.gray for cut in cuts], device=device).view(-1, 1, 1, 1)
         inside = (rows.sum(2) > 0)[:, :, None, None] & (columns.sum(2) > 0)[:, None, :, None]
         shades = torch.where(gray, luma, coloured)
-        for part, cut in zip(shades, cuts):
-            if cut.blur:
-                left, top, right, bottom = cut.place
-                shown = part[top:bottom, side - right : side - left] if cut.flip else part[top:bottom, left:right]
-                shown.copy_(_smoothed(shown, cut.blur))
         if any(cut.noise[0] for cut in cuts):
             shades = torch.stack([self._noisy(part, cut) for part, cut in zip(shades, cuts)])
         return torch.where(inside, shades, 0)
@@ -102,17 +96,6 @@ class Renderer:
     def _photo(self, number: int) -> Tensor:
         (height, width), start = self.shapes[number], self.starts[number]
         return self.pixels[start : start + 3 * height * width].view(height, width, 3)
-
-
-def _smoothed(pixels: Tensor, times: int) -> Tensor:
-    """`dupnet.data.augmentation.smoothed` of `(h, w, 3) uint8`."""
-    image = pixels.float().permute(2, 0, 1)
-    for _ in range(times):
-        for tall in (0, 1):
-            padded = F.pad(image, (0, 0, 1, 1) if tall else (1, 1, 0, 0), mode="replicate")
-            axis, length = (1, image.shape[1]) if tall else (2, image.shape[2])
-            image = image / 2 + (padded.narrow(axis, 0, length) + padded.narrow(axis, 2, length)) / 4
-    return image.permute(1, 2, 0).round().to(torch.uint8)
 
 
 def _rounded(x: Tensor) -> Tensor:
