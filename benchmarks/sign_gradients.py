@@ -47,15 +47,18 @@ def main() -> None:
         if isinstance(layer, DuplicatedConv2d) and layer.weight_bits == 1:
             signs[name] = layer.integer_weights().detach().requires_grad_()
             layer.integer_weights = lambda name=name: signs[name]  # type: ignore[method-assign, misc]
+
+    def loss(images: Tensor, boxes: Tensor, kinds: Tensor) -> Tensor:
+        return compute_loss(recipe, network(images), boxes, kinds, seen=1 << 60).total
+
     crops = Crops(taught_photos(options.data, recipe.teacher, options.cache), recipe.augmentation, SEED, recipe.weights)
     count, rest = options.batches, options.batches // 2
     stream = batches(crops, batch=BATCH, first_step=0, last_step=count + rest, workers=1)
 
     halves = {name: torch.zeros(2, *of.shape) for name, of in signs.items()}
     squares = {name: torch.zeros_like(of) for name, of in signs.items()}
-    for number, (images, boxes, kinds) in zip(tqdm(range(count), desc="gradients"), stream):
-        loss = compute_loss(recipe, network(images), boxes, kinds, seen=1 << 60).total
-        for name, gradient in zip(signs, torch.autograd.grad(loss, list(signs.values()))):
+    for number, batch in zip(tqdm(range(count), desc="gradients"), stream):
+        for name, gradient in zip(signs, torch.autograd.grad(loss(*batch), list(signs.values()))):
             halves[name][number % 2] += gradient
             squares[name] += gradient.square()
 
@@ -69,11 +72,11 @@ def main() -> None:
 
     apart: dict[str, list[float]] = {name: [] for name in signs}
     with torch.no_grad():
-        for _, (images, boxes, kinds) in zip(tqdm(range(rest), desc="losses"), stream):
-            as_it_is = float(compute_loss(recipe, network(images), boxes, kinds, seen=1 << 60).total)
+        for batch in tqdm(stream, desc="losses", total=rest):
+            as_it_is = float(loss(*batch))
             for name, other in turned.items():
                 kept, signs[name] = signs[name], other
-                apart[name].append(float(compute_loss(recipe, network(images), boxes, kinds, seen=1 << 60).total) - as_it_is)
+                apart[name].append(float(loss(*batch)) - as_it_is)
                 signs[name] = kept
 
     for name, of in signs.items():
