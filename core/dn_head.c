@@ -1,8 +1,9 @@
 /* Grid -> boxes, of which those of one face become one (docs/arithmetic.md, "Grid to boxes"). The only floats of the core.
  *
- * `dupnet.head` and `dupnet.detections.vote_boxes` are the same in Python. Candidates, from a whole grid or cell by cell, are a
+ * `dupnet.head` and `dupnet.detections.merge` are the same in Python. Candidates, from a whole grid or cell by cell, are a
  * heap with the worst on top, which goes when there is no room; at the end the heap is sorted and merged in place. A box only
- * depends on those that overlap it and are at least VOTER as sure, so candidates that are less sure than any box can use are left out. */
+ * depends on those that overlap it and are at least VOTER as sure, and MOST_VOTES are all that can lift it, so candidates that are
+ * less sure than any box can use are left out. */
 #include "dn_impl.h"
 
 #include <math.h>
@@ -10,8 +11,8 @@
 
 enum { X, Y, W, H, OBJECTNESS };
 
-/* A box votes on where a surer one lies if it is this much as sure. */
-static const float VOTER = 0.5f;
+/* A box votes for a surer one, and on where it lies, if it is this much as sure; more votes than these make none surer. */
+static const float VOTER = 0.5f, MOST_VOTES = 4;
 
 /* One cell of a grid: its channels' sums, `step` apart. */
 typedef struct cell {
@@ -109,19 +110,23 @@ static void add_box(dn_list *list, const dn_box *box) {
     heap[i] = *box;
 }
 
+/* The least score of a box that votes can lift to that of the list. */
+static float surest_least(const dn_list *list) { return list->score / (MOST_VOTES - (MOST_VOTES - 1) * list->score); }
+
 void dn_head_add(const dn_model *model, const int32_t *sums, size_t step, size_t row, size_t column, size_t grid_columns, dn_list *list) {
     const cell at = {sums, step, row, column};
     size_t anchors = (size_t)model->anchor_count, first = (row * grid_columns + column) * anchors;
+    float least = VOTER * surest_least(list);
     for (size_t anchor = 0; anchor < anchors; anchor++) {
         float score = score_of(model, &at, anchor);
-        if (!(score >= VOTER * list->score)) continue;
+        if (!(score >= least)) continue;
         dn_box box = decode(model, &at, anchor, score, first + anchor);
         add_box(list, &box);
     }
 }
 
-/* Move the first box, the surest, to the mean of all that overlap it and may vote, weighted by their scores; close the gaps that
- * the others of its face leave. Returns how many boxes there are now. */
+/* Move the first box, the surest, to the mean of all that overlap it and may vote, weighted by their scores, and multiply its odds by
+ * the votes; close the gaps that the others of its face leave. Returns how many boxes there are now. */
 static size_t merge_first(dn_box *boxes, size_t count, float iou) {
     const dn_box best = boxes[0];
     float x1 = 0, y1 = 0, x2 = 0, y2 = 0, votes = 0;
@@ -136,6 +141,8 @@ static size_t merge_first(dn_box *boxes, size_t count, float iou) {
         }
     }
     boxes[0].x1 = x1 / votes, boxes[0].y1 = y1 / votes, boxes[0].x2 = x2 / votes, boxes[0].y2 = y2 / votes;
+    votes = votes < MOST_VOTES ? votes : MOST_VOTES;
+    boxes[0].score = best.score * votes / (1 + best.score * (votes - 1));
     return left;
 }
 
@@ -148,7 +155,14 @@ dn_status dn_head_finish(size_t width, size_t height, const dn_view *view, dn_li
         sink_box(boxes, i, 0);
     }
     size_t kept = 0, end = list->length;
-    for (; kept < end && boxes[kept].score >= list->score; kept++) end = kept + merge_first(boxes + kept, end - kept, list->iou);
+    for (size_t first = 0; first < end && boxes[first].score >= surest_least(list); first++) {
+        end = first + merge_first(boxes + first, end - first, list->iou);
+        const dn_box face = boxes[first];
+        if (!(face.score >= list->score)) continue;
+        size_t i = kept++; /* votes change the order a little */
+        for (; i && boxes[i - 1].score < face.score; i--) boxes[i] = boxes[i - 1];
+        boxes[i] = face;
+    }
     list->length = kept;
     move_to_photo(boxes, kept, width, height, view);
     return list->full ? DN_BOXES_FULL : DN_OK;

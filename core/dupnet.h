@@ -280,7 +280,7 @@ dn_status dn_model_parts(const dn_model *model, size_t width, size_t height, con
  *
  * A stream lives in its arena: nothing has to be freed, and it may be left before its end. `faces` is where boxes are collected
  * before those of a face become one, so it needs place for more than will be left, ten or so for each face: with DN_BOXES_FULL the
- * boxes are the first of those that `dn_detect` finds, perhaps all of them, but the least sure candidates had no say in where they lie.
+ * boxes are the surest of those that `dn_detect` finds, perhaps all of them, but the least sure candidates had no vote.
  * The fastest feed is a photo whose long side is options.size: then nothing is resized. */
 typedef struct dn_stream dn_stream;
 

@@ -22,10 +22,11 @@ PHOTO = Path(__file__).parents[1] / "examples" / "astronaut.jpg"
 def test_detect_looks_as_often_as_it_is_told() -> None:
     detector = Detector()
 
-    def find(pixels: np.ndarray, size: int) -> Detections:
-        return detector.detect(pixels, size=size)
+    def find(pixels: np.ndarray, size: int, score: float) -> Detections:
+        return detector.detect(pixels, size=size, score=score)
 
-    expected = detect(find, np.asarray(Image.open(PHOTO).convert("RGB")), Views((160, 320), flip=True, vote=True), threshold=0.45)
+    views, photo = Views((160, 320), flip=True, vote=True), np.asarray(Image.open(PHOTO).convert("RGB"))
+    expected = detect(find, photo, views, threshold=0.45, score=detector.default_score)
     result = CliRunner().invoke(main, ["detect", str(PHOTO), "--sizes", "160,320", "--flip", "--vote", "--json"])
     assert result.exit_code == 0 and len(expected)
     assert json.loads(result.output)["faces"] == expected.to_list()

@@ -156,16 +156,18 @@ def test_votes_have_weights() -> None:
 
 def test_votes_by_hand() -> None:
     boxes = np.array([[10, 0, 20, 10], [0, 0, 10, 10], [0, 2, 10, 12], [50, 50, 50, 50]], np.float32)
-    merged, scores = vote_boxes(boxes, np.array([0.2, 0.9, 0.1, 0.05], np.float32), threshold=0.5)
+    merged, scores, votes = vote_boxes(boxes, np.array([0.2, 0.9, 0.1, 0.05], np.float32), threshold=0.5)
     np.testing.assert_allclose(merged, [[0, 0.2, 10, 10.2], [10, 0, 20, 10], [50, 50, 50, 50]], rtol=1e-6)
     np.testing.assert_allclose(scores, [0.9, 0.2, 0.05])
+    np.testing.assert_allclose(votes, [10 / 9, 1, 1], rtol=1e-6)
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(0, 20), st.integers(1, 9), st.integers(1, 9), st.integers(1, 9)), max_size=12))
 def test_votes_stay_inside_what_was_found(rows: list[tuple[int, int, int, int, int]]) -> None:
     table = np.array(rows, np.float32).reshape(-1, 5)
     boxes, scores = np.concatenate([table[:, :2], table[:, :2] + table[:, 2:4]], 1), table[:, 4] / 10
-    merged, best = vote_boxes(boxes, scores, threshold=0.4)
+    merged, best, votes = vote_boxes(boxes, scores, threshold=0.4)
+    assert (votes >= 1).all() and votes.sum() <= len(rows) + 1e-4
     assert (np.diff(best) <= 0).all() and (not len(best) or best[0] == scores.max())
     for box in merged:
         assert (box >= boxes.min(0) - 1e-4).all() and (box <= boxes.max(0) + 1e-4).all()
@@ -177,18 +179,35 @@ def test_only_those_half_as_sure_vote() -> None:
     scores = np.array([0.8, 0.4, 0.3, 0.41], np.float32)
     merged, best = merge(boxes, scores, score=0.5, iou=0.45)
     np.testing.assert_allclose(merged, [[2 / 3, 0, 8 + 2 / 3, 8]], rtol=1e-6)  # two votes of the first, one of the second
-    assert best.tolist() == scores[:1].tolist()
+    np.testing.assert_allclose(best, [6 / 7], rtol=1e-6)  # odds of 4 to 1, one and a half times
+
+
+@pytest.mark.parametrize(("boxes", "odds"), [(1, 0.25), (2, 0.5), (4, 1), (5, 1)])
+def test_each_vote_up_to_four_raises_the_odds(boxes: int, odds: float) -> None:
+    found, best = merge(np.tile(np.array([[0, 0, 8, 8]], np.float32), (boxes, 1)), np.full(boxes, 0.2, np.float32), score=0.0, iou=0.45)
+    np.testing.assert_allclose(best, [odds / (1 + odds)], rtol=1e-6)
+    assert found.tolist() == [[0, 0, 8, 8]]
+
+
+def test_votes_bring_a_face_before_a_surer_box_that_stands_alone() -> None:
+    boxes = np.array([[0, 0, 8, 8], [20, 0, 28, 8], [20, 0, 28, 8]], np.float32)
+    scores = np.array([0.6, 0.5, 0.5], np.float32)
+    merged, best = merge(boxes, scores, score=0.0, iou=0.45)
+    assert merged[:, 0].tolist() == [20, 0]
+    np.testing.assert_allclose(best, [2 / 3, 0.6], rtol=1e-6)
+    assert merge(boxes, scores, score=0.65, iou=0.45)[0][:, 0].tolist() == [20]  # though no box is as sure as that
 
 
 @given(st.integers(0, 30), st.sampled_from([0.0, 0.3, 0.45, 1.0]), st.sampled_from([0.0, 0.1, 0.4, 0.81]), st.integers(0, 2**32 - 1))
-def test_a_face_lies_where_it_lies_whatever_the_lowest_score(count: int, threshold: float, score: float, seed: int) -> None:
+def test_a_face_is_what_it_is_whatever_the_lowest_score(count: int, threshold: float, score: float, seed: int) -> None:
     rng = np.random.default_rng(seed)
     corner = rng.integers(0, 20, (count, 2))
     boxes = np.concatenate([corner, corner + rng.integers(1, 20, (count, 2))], 1).astype(np.float32)
     scores = (rng.integers(1, 9, count) / 9).astype(np.float32)
     (everything, sure), (found, best) = (merge(boxes, scores, score=least, iou=threshold) for least in (0.0, score))
     np.testing.assert_allclose(found, everything[sure >= np.float32(score)], rtol=1e-6)
-    assert best.tolist() == sorted(scores[nms(boxes, scores, threshold=threshold)][: len(best)].tolist(), reverse=True)
+    assert best.tolist() == sure[sure >= np.float32(score)].tolist()
+    assert (np.diff(sure) <= 0).all() and len(sure) == len(nms(boxes, scores, threshold=threshold))
 
 
 @pytest.mark.parametrize(

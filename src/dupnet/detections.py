@@ -27,7 +27,9 @@ SUFFIXES = (".json", ".csv", ".png", ".jpg", ".jpeg")
 DEFAULT_IOU = 0.45
 """Boxes of one detector that overlap a better one by more than this are of its face."""
 VOTER = 0.5
-"""A box votes on where a surer one of its face lies if it is this much as sure."""
+"""A box votes for a surer one of its face, and on where it lies, if it is this much as sure."""
+MOST_VOTES = 4
+"""More votes than these make a face of one grid no surer."""
 MIN_SIZE_PX, MAX_SIZE_PX = 32, 8192
 """Long sides to which a detector scales a photo."""
 
@@ -233,8 +235,10 @@ def nms(xyxy: ArrayLike, scores: ArrayLike, *, threshold: float, most: int | Non
     return np.array(kept, np.int64)
 
 
-def vote_boxes(xyxy: ArrayLike, scores: ArrayLike, *, threshold: float, voter: float = 0.0) -> tuple[Boxes, NDArray[np.float32]]:
-    """Box voting: the surest box and all that overlap it become one, at the mean of those that may vote, weighted by their scores.
+def vote_boxes(
+    xyxy: ArrayLike, scores: ArrayLike, *, threshold: float, voter: float = 0.0
+) -> tuple[Boxes, NDArray[np.float32], NDArray[np.float32]]:
+    """Box voting: the surest box and all that overlap it are one face, at the mean of those that may vote, weighted by their scores.
 
     Args:
         xyxy: `(n, 4)` x1 y1 x2 y2.
@@ -243,7 +247,8 @@ def vote_boxes(xyxy: ArrayLike, scores: ArrayLike, *, threshold: float, voter: f
         voter: how sure a box must be to vote, as a part of the surest one's score.
 
     Returns:
-        Boxes `(m, 4)` and the scores of the surest `(m,)`, in descending order.
+        Boxes `(m, 4)`, the scores of the surest `(m,)`, in descending order, and the votes `(m,)`: the sum of the voters' scores as parts
+        of the surest one's, which has one vote itself.
 
     Example:
         >>> vote_boxes([[0, 0, 4, 4], [1, 0, 5, 4]], [0.5, 0.5], threshold=0.3)[0].tolist()
@@ -258,15 +263,38 @@ def vote_boxes(xyxy: ArrayLike, scores: ArrayLike, *, threshold: float, voter: f
         raise ValueError(f"scores are weights of votes and must be at least 0, not {sure.min():g}")
     order = np.argsort(-sure, kind="stable")
     boxes, sure = boxes[order], sure[order]
-    merged, best = [], []
+    merged, best, count = [], [], []
     while len(boxes):
         same = iou(boxes[0], boxes)[0] > threshold
         same[0] = True  # a box without area does not even overlap itself
         votes = (same & (sure >= voter * sure[0])) * (sure / sure[0] if sure[0] > 0 else np.ones_like(sure))
         merged.append(votes @ boxes / votes.sum())
         best.append(sure[0])
+        count.append(votes.sum())
         boxes, sure = boxes[~same], sure[~same]
-    return np.array(merged, np.float32).reshape(-1, 4), np.array(best, np.float32)
+    return np.array(merged, np.float32).reshape(-1, 4), np.array(best, np.float32), np.array(count, np.float32)
+
+
+def count_votes(xyxy: Boxes, scores: NDArray[np.float32], votes: NDArray[np.float32], *, score: float) -> tuple[Boxes, NDArray[np.float32]]:
+    """Multiply the odds of each face, `scores / (1 - scores)`, by its votes.
+
+    Args:
+        xyxy: `(m, 4)` x1 y1 x2 y2.
+        scores: `(m,)`, in [0, 1].
+        votes: `(m,)`, above 0.
+        score: faces that end below it go.
+
+    Returns:
+        Boxes and scores, the surest first.
+
+    Example:
+        >>> count_votes(np.zeros((2, 4), np.float32), np.array([0.6, 0.5]), np.array([1, 4]), score=0.0)[1].tolist()
+        [0.8, 0.6]
+    """
+    faces = scores * votes / (1 + scores * (votes - 1))
+    order = np.argsort(-faces, kind="stable")
+    order = order[faces[order] >= np.float32(score)]
+    return xyxy[order], faces[order]
 
 
 def merge(xyxy: Boxes, scores: NDArray[np.float32], *, score: float, iou: float) -> tuple[Boxes, NDArray[np.float32]]:
@@ -274,17 +302,17 @@ def merge(xyxy: Boxes, scores: NDArray[np.float32], *, score: float, iou: float)
 
     Args:
         xyxy: `(n, 4)` x1 y1 x2 y2.
-        scores: `(n,)`.
-        score: lowest score of a face. How a face's box lies does not depend on it.
+        scores: `(n,)`, in [0, 1].
+        score: lowest score of a face. Neither a face's score nor where it lies depends on it.
         iou: overlap above which two boxes are of the same face.
 
     Returns:
         Boxes `(m, 4)` and scores `(m,)`, the surest first.
     """
-    least = np.float32(score)
-    useful = scores >= np.float32(VOTER) * least
-    boxes, best = vote_boxes(xyxy[useful], scores[useful], threshold=iou, voter=VOTER)
-    return boxes[best >= least], best[best >= least]
+    most, least = np.float32(MOST_VOTES), np.float32(score)
+    useful = scores >= np.float32(VOTER) * (least / (most - (most - 1) * least))  # half of what the most votes lift to `score`
+    boxes, best, votes = vote_boxes(xyxy[useful], scores[useful], threshold=iou, voter=VOTER)
+    return count_votes(boxes, best, np.minimum(votes, most), score=score)
 
 
 _LINE, _EDGE = (255, 214, 10), (24, 24, 24)

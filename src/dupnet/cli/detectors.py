@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dupnet import image, zoo
 from dupnet.detections import Detections
 from dupnet.views import Views, detect
@@ -42,6 +45,9 @@ def looking(
 ) -> Callable[[image.Source], Detections]:
     """From a photo to boxes, by as many looks as `views` says."""
     overlap = detector.default_iou if iou is None else iou
-    return lambda source: detect(
-        lambda pixels, size: detector.detect(pixels, size=size, score=score, iou=overlap), image.read(source), views, threshold=overlap
-    )
+    lowest = detector.default_score if score is None else score
+
+    def find(pixels: NDArray[np.uint8], size: int, least: float) -> Detections:
+        return detector.detect(pixels, size=size, score=least, iou=overlap)
+
+    return lambda source: detect(find, image.read(source), views, threshold=overlap, score=lowest)
