@@ -141,8 +141,8 @@ static size_t merge_first(dn_box *boxes, size_t count, float iou) {
         }
     }
     boxes[0].x1 = x1 / votes, boxes[0].y1 = y1 / votes, boxes[0].x2 = x2 / votes, boxes[0].y2 = y2 / votes;
-    votes = votes < MOST_VOTES ? votes : MOST_VOTES;
-    boxes[0].score = best.score * votes / (1 + best.score * (votes - 1));
+    float odds = best.score * (votes < MOST_VOTES ? votes : MOST_VOTES);
+    boxes[0].score = odds / (odds + (1 - best.score));
     return left;
 }
 

@@ -291,7 +291,7 @@ def count_votes(xyxy: Boxes, scores: NDArray[np.float32], votes: NDArray[np.floa
         >>> count_votes(np.zeros((2, 4), np.float32), np.array([0.6, 0.5]), np.array([1, 4]), score=0.0)[1].tolist()
         [0.8, 0.6]
     """
-    faces = scores * votes / (1 + scores * (votes - 1))
+    faces = scores * votes / (scores * votes + (1 - scores))  # never above 1, however it rounds
     order = np.argsort(-faces, kind="stable")
     order = order[faces[order] >= np.float32(score)]
     return xyxy[order], faces[order]
