@@ -183,7 +183,7 @@ typedef struct dn_photo {
 typedef struct dn_box {
     float x1, y1, x2, y2;
     float score;     /* 0 .. 1 */
-    uint32_t place;  /* (row * columns + column) * anchors + anchor in the grid; of equal scores the smaller comes first */
+    uint32_t place;  /* (row * columns + column) * anchors + anchor of its surest box; of equally sure ones the smaller comes first */
 } dn_box;
 
 /* Threads lent by the caller. `run` must call task(context, i) once for each i in 0 .. count - 1, in any order, on any
