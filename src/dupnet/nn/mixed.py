@@ -32,9 +32,10 @@ FILTER = 3
 def enable(network: Network) -> list[int]:
     """Let the layers of `network` that it fits train in mixed precision.
 
-    A layer fits if it has 1-bit weights, moves by one pixel, reads sums of levels below 2^8 whose products, two by two, stay below
-    2^15 (so that processors without VNNI are exact as well), and has a multiple of 8 filters unless it is the last; the first layer, if it
-    reads 8-bit pixels, is pooled, has 3x3 kernels with a border, and no copies of its weights.
+    A layer fits if its weights, summed over copies of the map, stay below 2^7, it moves by one pixel, reads sums of levels below 2^8 whose
+    products, two by two, stay below 2^15 (so that processors without VNNI are exact as well), its accumulators stay within 2^24 (they
+    are kept in float32), and it has a multiple of 8 filters unless it is the last; the first layer, if it reads 8-bit pixels, is
+    pooled, has 3x3 kernels with a border, and no copies of its weights.
 
     Returns:
         The numbers of these layers; 0 is the first.
@@ -48,13 +49,14 @@ def enable(network: Network) -> list[int]:
     fitting = []
     convs = [module for module in network.modules() if isinstance(module, DuplicatedConv2d)]
     for number, (layer, conv) in enumerate(zip(network.spec.layers, convs)):
-        level = (2**layer.input_bits - 1) * layer.weight_copies
-        conv.mixed = conv.weight_bits == 1 and conv.step == 1 and (conv.out_channels % GROUP == 0 or conv is convs[-1])
+        level, weight = (2**layer.input_bits - 1) * layer.weight_copies, (2**layer.weight_bits - 1) * layer.map_copies
+        conv.mixed = weight < 2**7 and conv.step == 1 and (conv.out_channels % GROUP == 0 or conv is convs[-1])
+        conv.mixed &= conv.kernel_size**2 * conv.in_channels * weight * (2**layer.input_bits - 1) <= 2**24
         if number == 0:
             conv.mixed &= layer.pool == 2 and (conv.in_channels, conv.kernel_size, conv.border) == (FILTER, FILTER, 1)
             conv.mixed &= (layer.input_bits, layer.weight_copies) == (8, 1)
         else:
-            conv.mixed &= level < 2**8 and 2 * level * layer.map_copies < 2**15
+            conv.mixed &= level < 2**8 and 2 * level * weight < 2**15
         fitting += [number] * conv.mixed
     return fitting
 
