@@ -128,6 +128,20 @@ def test_without_gradients_the_levels_are_the_same() -> None:
     assert torch.equal(network(photos), without)
 
 
+@pytest.mark.parametrize("name", ["dupnet-tinier-yolo", "tinier-yolo-half:conv1-9.weight_bits=6,conv2-9.input_bits=6"])
+def test_evaluation_is_the_same(name: str) -> None:
+    """As a teacher is asked: with the statistics it has learned."""
+    torch.manual_seed(8)
+    network, photos = Network(zoo.get(name)), torch.randint(0, 256, (2, 3, 64, 96))
+    with torch.no_grad():
+        for _ in range(20):
+            network(photos)
+        exact = network.eval()(photos)
+    assert len(mixed.enable(network)) == 9
+    with torch.no_grad():
+        assert torch.equal(network(photos), exact) and exact.std() > 0
+
+
 def test_layers_that_do_not_fit_stay_as_they_are() -> None:
     network = Network(zoo.get("table3/conv4-8"))
     fitting = mixed.enable(network)

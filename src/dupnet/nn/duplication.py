@@ -58,7 +58,7 @@ class DuplicatedConv2d(nn.Module):
 
     offsets: Tensor
     mixed = False
-    """Whether it trains by `dupnet.nn.mixed`."""
+    """Whether it convolves by `dupnet.nn.mixed`."""
 
     def __init__(
         self,
@@ -172,7 +172,7 @@ class DuplicatedConv2d(nn.Module):
 
         The sums of integers are exact if the type holds them all: float32 up to 2^24, float64 up to 2^53.
         """
-        if self.mixed and self.training:
+        if self.mixed:
             return mixed.convolve(*self.operands(levels), self.border)
         if levels.dtype == torch.bfloat16:  # of a layer before that trains in mixed precision, as this one does not
             levels = levels.float()

@@ -30,7 +30,7 @@ FILTER = 3
 
 
 def enable(network: Network) -> list[int]:
-    """Let the layers of `network` that it fits train in mixed precision.
+    """Let the layers of `network` that it fits train, and answer in evaluation mode, in mixed precision.
 
     A layer fits if its weights, summed over copies of the map, stay below 2^7, it moves by one pixel, reads sums of levels below 2^8 whose
     products, two by two, stay below 2^15 (so that processors without VNNI are exact as well), its accumulators stay within 2^24 (they

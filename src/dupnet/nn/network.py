@@ -129,7 +129,7 @@ class Stage(nn.Module):
         return (y.levels if isinstance(y, Quantized) else y).to(torch.float32)
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.training and self.conv.mixed:
+        if self.conv.mixed:
             pool = (self.pool, self.pool_overlap) == (2, 0) and not (x.shape[2] % 2 or x.shape[3] % 2)
             if isinstance(self.activation, PACT) and self.norm.training and (pool or self.pool == 1):
                 return self._forward_mixed(x, self.activation, pool)

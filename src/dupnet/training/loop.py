@@ -236,6 +236,8 @@ class Trainer:
         if isinstance(ours, EResFDSpec) or (ours.head, ours.stride) != (theirs.head, theirs.stride):
             raise CheckpointError(f"{path}: the head of {theirs.name!r} is not that of {ours.name!r}, so its grid is no target")
         teacher.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if self.run.precision == "mixed":
+            mixed.enable(teacher)
         return torch.compile(teacher) if self.run.compile else teacher
 
     def save(self) -> None:
