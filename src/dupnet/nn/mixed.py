@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from dupnet.errors import SpecError
+from dupnet.integer import accumulator_max
 
 if TYPE_CHECKING:
     from dupnet.nn.network import Network
@@ -51,7 +52,8 @@ def enable(network: Network) -> list[int]:
     for number, (layer, conv) in enumerate(zip(network.spec.layers, convs)):
         level, weight = (2**layer.input_bits - 1) * layer.weight_copies, (2**layer.weight_bits - 1) * layer.map_copies
         conv.mixed = weight < 2**7 and conv.step == 1 and (conv.out_channels % GROUP == 0 or conv is convs[-1])
-        conv.mixed &= conv.kernel_size**2 * conv.in_channels * weight * (2**layer.input_bits - 1) <= 2**24
+        channels = conv.in_channels * layer.map_copies
+        conv.mixed &= accumulator_max(channels, conv.kernel_size, layer.weight_bits, layer.input_bits) <= 2**24
         if number == 0:
             conv.mixed &= layer.pool == 2 and (conv.in_channels, conv.kernel_size, conv.border) == (FILTER, FILTER, 1)
             conv.mixed &= (layer.input_bits, layer.weight_copies) == (8, 1)
